@@ -1,0 +1,39 @@
+"""What a user did wrong, said in one line.
+
+Raised where the fact is known; printed once at the door (`verl_ext.cli`), with exit code 2 and no
+traceback. Whatever is not a `UserError` is ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class UserError(Exception):
+    """A mistake in the input; `str(error)` is one line that names the key, file or row."""
+
+
+class ConfigError(UserError):
+    """A configuration value that cannot work.
+
+    Args:
+        key: dotted name of the key, as the user writes it on the command line.
+        given: what was found there.
+        expected: what would be right, as a phrase.
+    """
+
+    def __init__(self, key: str, *, given: Any, expected: str) -> None:
+        super().__init__(f"{key}: got {given!r}, expected {expected}")
+        self.key = key
+
+
+class DataError(UserError):
+    """A file, column or row that cannot be read as training or evaluation data."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The entry of `known` that `name` was probably meant to be, or None."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return found[0] if found else None
