@@ -26,7 +26,15 @@ class ConfigError(UserError):
 
     def __init__(self, key: str, *, given: Any, expected: str) -> None:
         super().__init__(f"{key}: got {given!r}, expected {expected}")
-        self.key = key
+
+
+class UnknownKeyError(UserError):
+    """A key that no configuration has."""
+
+    def __init__(self, key: str, known: Iterable[str]) -> None:
+        suggestion = _nearest_key(key, set(known))
+        hint = f"; did you mean {suggestion}?" if suggestion else ""
+        super().__init__(f"unknown key {key}{hint}")
 
 
 class DataError(UserError):
@@ -37,3 +45,10 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The entry of `known` that `name` was probably meant to be, or None."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return found[0] if found else None
+
+
+def _nearest_key(key: str, known: set[str]) -> str | None:
+    """The nearest dotted key; people forget the group at least as often as they misspell the name."""
+    last = key.rpartition(".")[2]
+    same_name = [name for name in known if name.rpartition(".")[2] == last]
+    return nearest(key, same_name) or min(same_name, key=len, default=None) or nearest(key, known)

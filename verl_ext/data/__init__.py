@@ -1,0 +1,1 @@
+"""Data sets that the trainers and the evaluation read."""

@@ -1,0 +1,48 @@
+"""verl's FSDP engine on the processor: FSDP2 over gloo, the same code path as on a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from verl.workers.config import FSDPEngineConfig
+from verl.workers.engine import EngineRegistry
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
+
+from verl_ext.engine.attention import ATTENTION_NAME
+from verl_ext.engine.fsdp import ExactLogProbs
+
+
+class OnCPU:
+    """Mixin over `FSDPEngine`: what the processor needs differently (seen in verl 0.9.1, torch 2.13)."""
+
+    def __init__(self, model_config, engine_config: FSDPEngineConfig, *args, **kwargs) -> None:
+        # FSDP1 cannot synchronise module states between processors; torch.compile gains nothing here and costs
+        # a C++ compiler and a minute.
+        engine_config = dataclasses.replace(engine_config, strategy="fsdp2", use_torch_compile=False)
+        super().__init__(model_config, engine_config, *args, **kwargs)
+
+    def _build_module(self):
+        # verl's default, flash-attn, has no CPU kernels.
+        if self.model_config.hf_config._attn_implementation.startswith("flash_attention"):
+            self.model_config.hf_config._attn_implementation = ATTENTION_NAME
+        return super()._build_module()
+
+    def _build_fsdp_module(self, module):
+        # For `forward_only` and `offload_policy` verl asks for pinned host memory, which needs an accelerator,
+        # to move parameters to where they already are.
+        engine_config = self.engine_config
+        self.engine_config = dataclasses.replace(engine_config, forward_only=False, offload_policy=False)
+        try:
+            return super()._build_fsdp_module(module)
+        finally:
+            self.engine_config = engine_config
+
+
+@EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu")
+class CPUFSDPEngineWithLMHead(OnCPU, ExactLogProbs, FSDPEngineWithLMHead):
+    """Language model on the processor."""
+
+
+@EngineRegistry.register(model_type="value_model", backend=["fsdp", "fsdp2"], device="cpu")
+class CPUFSDPEngineWithValueHead(OnCPU, FSDPEngineWithValueHead):
+    """Critic on the processor."""

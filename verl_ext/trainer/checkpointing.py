@@ -1,0 +1,201 @@
+"""Checkpoints that are complete or not there: saved under another name, renamed when every rank is done.
+
+    default_local_dir/
+      latest_checkpointed_iteration.txt     step of the newest complete checkpoint
+      global_step_N/                        verl's shards of model, optimizer, scheduler and random state
+        run_state.json                      what must match for the run to continue
+        huggingface/                        config and tokenizer; in the last checkpoint also the weights
+      global_step_N.incomplete/             a save that was interrupted; removed by the next one
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch.distributed as dist
+import verl.utils.hdfs_io as hdfs_io
+from verl.utils.checkpoint.checkpoint_manager import get_checkpoint_tracker_filename
+from verl.utils.device import get_device_name
+from verl.workers.engine import BaseEngine
+
+from verl_ext.engine.hf_export import export_hugging_face
+from verl_ext.errors import UserError
+
+RUN_STATE_FILE = "run_state.json"
+INCOMPLETE_SUFFIX = ".incomplete"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """What makes a step of one run the same step in another: the order of the data and the shards."""
+
+    num_rows: int
+    train_batch_size: int
+    seed: int
+    shuffle: bool
+    world_size: int
+    device: str
+
+    def require_same(self, saved: RunState, path: Path) -> None:
+        """Refuse to continue a run whose data, batches or ranks have changed.
+
+        Raises:
+            UserError: names the first difference.
+        """
+        keys = {
+            "num_rows": "rows of data.train_files",
+            "train_batch_size": "data.train_batch_size",
+            "seed": "trainer.seed",
+            "shuffle": "data.shuffle",
+            "world_size": "number of ranks",
+            "device": "trainer.device",
+        }
+        for name, key in keys.items():
+            ours, theirs = getattr(self, name), getattr(saved, name)
+            if ours != theirs:
+                raise UserError(
+                    f"{path} was saved with {key} = {theirs}, this run has {ours}; set it back, or start afresh with "
+                    "trainer.resume_mode=disable"
+                )
+
+
+def checkpoint_to_resume(
+    folder: str | Path, resume_mode: str, resume_from_path: str | None
+) -> tuple[Path, int] | None:
+    """The checkpoint that a run continues from, and its step; None for a fresh start.
+
+    Raises:
+        UserError: the checkpoint that was asked for is missing or incomplete.
+    """
+    if resume_mode == "disable":
+        return None
+    if resume_from_path is not None:
+        path = Path(resume_from_path)
+        step = _step_of(path)
+        if step is None or not (path / RUN_STATE_FILE).is_file():
+            raise UserError(f"trainer.resume_from_path: {path} is not a complete checkpoint folder global_step_N")
+        return path, step
+    if resume_mode == "resume_path":
+        raise UserError("trainer.resume_from_path: not set, and trainer.resume_mode is resume_path")
+    complete = _complete_checkpoints(Path(folder))
+    if not complete:
+        return None
+    tracker = Path(get_checkpoint_tracker_filename(str(folder)))
+    newest = int(tracker.read_text()) if tracker.is_file() else max(complete)
+    step = newest if newest in complete else max(complete)
+    return complete[step], step
+
+
+def load_run_state(path: Path) -> RunState:
+    """Read a checkpoint's `run_state.json`."""
+    return RunState(**json.loads((path / RUN_STATE_FILE).read_text()))
+
+
+class Checkpoints:
+    """Saves and loads the checkpoints of a run; every method is called by all ranks together.
+
+    Args:
+        engine: verl's engine, initialised.
+        state: of this run.
+        folder: trainer.default_local_dir.
+        max_to_keep: newest checkpoints to keep; None keeps all.
+        hdfs_dir: where complete checkpoints are copied to, or None.
+    """
+
+    def __init__(
+        self, engine: BaseEngine, state: RunState, folder: str, *, max_to_keep: int | None, hdfs_dir: str | None
+    ) -> None:
+        self.engine = engine
+        self.state = state
+        self.folder = Path(folder)
+        self.max_to_keep = max_to_keep
+        self.hdfs_dir = hdfs_dir
+        self._first_on_node = int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+    def load(self, path: Path) -> None:
+        """Restore model, optimizer, scheduler and random state."""
+        self.engine.load_checkpoint(str(path), del_local_after_load=False)
+
+    def save(self, step: int, *, with_weights: bool = False) -> Path:
+        """Save after `step` steps; `with_weights` adds a plain Hugging Face model in `huggingface/`."""
+        final = self.folder / f"global_step_{step}"
+        partial = final.with_name(final.name + INCOMPLETE_SUFFIX)
+        if self._first_on_node:
+            self._remove_incomplete()
+        dist.barrier()
+        self.engine.save_checkpoint(local_path=str(partial), global_step=step, max_ckpt_to_keep=None)
+        if with_weights:
+            export_hugging_face(self.engine, partial / "huggingface")
+        if self._first_on_node:
+            (partial / RUN_STATE_FILE).write_text(json.dumps(asdict(self.state), indent=2))
+        dist.barrier()
+        if dist.get_rank() == 0:
+            _put_in_place(partial, final)
+        dist.barrier()
+        if self._first_on_node and partial.exists():  # nodes that share no disk
+            _put_in_place(partial, final)
+        dist.barrier()
+        if self._first_on_node:
+            _write_atomically(Path(get_checkpoint_tracker_filename(str(self.folder))), str(step))
+            self._prune(keep=step)
+        if dist.get_rank() == 0 and self.hdfs_dir:
+            hdfs_io.makedirs(self.hdfs_dir, exist_ok=True)
+            hdfs_io.copy(src=str(final), dst=self.hdfs_dir, dirs_exist_ok=True)
+        dist.barrier()
+        return final
+
+    def _remove_incomplete(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.glob(f"global_step_*{INCOMPLETE_SUFFIX}"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _prune(self, keep: int) -> None:
+        if not self.max_to_keep:
+            return
+        complete = _complete_checkpoints(self.folder)
+        older = sorted(step for step in complete if step != keep)
+        surplus = len(older) - (self.max_to_keep - 1)
+        for step in older[: max(surplus, 0)]:
+            shutil.rmtree(complete[step], ignore_errors=True)
+
+
+def run_state(*, num_rows: int, train_batch_size: int, seed: int, shuffle: bool) -> RunState:
+    """The state of this run, with the ranks and the device of this process group."""
+    return RunState(
+        num_rows=num_rows,
+        train_batch_size=train_batch_size,
+        seed=seed,
+        shuffle=shuffle,
+        world_size=dist.get_world_size(),
+        device=get_device_name(),
+    )
+
+
+def _step_of(path: Path) -> int | None:
+    found = re.fullmatch(r"global_step_(\d+)", path.name)
+    return int(found[1]) if found else None
+
+
+def _complete_checkpoints(folder: Path) -> dict[int, Path]:
+    candidates = {_step_of(path): path for path in folder.glob("global_step_*")}
+    return {
+        step: path for step, path in candidates.items() if step is not None and (path / RUN_STATE_FILE).is_file()
+    }
+
+
+def _put_in_place(partial: Path, final: Path) -> None:
+    """Rename; an older checkpoint of the same step makes room."""
+    if final.exists():
+        shutil.rmtree(final)
+    partial.rename(final)
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)

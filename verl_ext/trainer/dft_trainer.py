@@ -1,0 +1,292 @@
+"""The training loop of DFT and of every other objective over log-probabilities, on verl's SFT trainer and engine.
+
+What verl's `SFTTrainer` and its engine bring: FSDP, mixed precision, LoRA, sequence parallelism, micro-batches,
+optimizer, scheduler, sharded checkpoints. What is ours: the objective, batches that depend on seed and step alone,
+validation on every row, checkpoints that are complete or absent, and an orderly end on a signal.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from omegaconf import DictConfig, OmegaConf
+from tensordict.tensorclass import NonTensorData
+from torch import Tensor
+from verl.trainer.sft_trainer import SFTTrainer
+from verl.utils import tensordict_utils as tu
+from verl.utils.dataset.dataset_utils import DatasetPadMode, SFTTensorCollator
+from verl.utils.device import get_device_name, get_torch_device
+
+from verl_ext.data.batching import GlobalBatches, evaluation_batches
+from verl_ext.data.sft_dataset import SFTDataset
+from verl_ext.errors import UserError
+from verl_ext.objectives.registry import get_objective
+from verl_ext.trainer.checkpointing import Checkpoints, checkpoint_to_resume, load_run_state, run_state
+from verl_ext.trainer.interruption import Interruption
+from verl_ext.trainer.run_log import RunLog
+from verl_ext.trainer.supervised_loss import supervised_loss
+
+
+class TrainingDivergedError(UserError):
+    """Too many updates in a row had a gradient that is not finite."""
+
+
+class DFTTrainer(SFTTrainer):
+    """Supervised training of a causal language model with an objective over its log-probabilities.
+
+    Args:
+        config: composed from `dft_trainer.yaml`, checked.
+        train_dataset: tokenised rows.
+        val_dataset: tokenised rows, or None for no validation.
+        interruption: notes signals that ask the run to stop.
+    """
+
+    def __init__(
+        self,
+        config: DictConfig,
+        train_dataset: SFTDataset,
+        val_dataset: SFTDataset | None,
+        interruption: Interruption,
+    ) -> None:
+        self.config = config
+        self.train_dataset = train_dataset
+        self.val_dataset = val_dataset
+        self.interruption = interruption
+        self.rank = dist.get_rank()
+        self.device_name = get_device_name()
+        torch.manual_seed(config.trainer.seed)
+
+        self._build_config()
+        self._build_engine()
+        self._build_dataloader()
+        self._init_engine()
+        self._build_ckpt_handler()
+
+    def _build_engine(self) -> None:
+        super()._build_engine()
+        # verl's defaults for batches that carry no setting of their own
+        self.loss_fn = partial(
+            supervised_loss,
+            token_loss=get_objective(self.config.objective.name),
+            reduction=self.config.objective.reduction,
+        )
+        self.training_client.set_loss_fn(loss_fn=self.loss_fn)
+
+    def _build_dataloader(self) -> None:
+        data = self.config.data
+        self.collate = SFTTensorCollator(DatasetPadMode.NO_PADDING)
+        self.train_dataloader = GlobalBatches(
+            len(self.train_dataset),
+            data.train_batch_size,
+            seed=self.config.trainer.seed,
+            shuffle=data.shuffle,
+            dp_rank=self.engine.get_data_parallel_rank(),
+            dp_size=self.engine.get_data_parallel_size(),
+        )
+
+    def _build_ckpt_handler(self) -> None:
+        trainer = self.config.trainer
+        state = run_state(
+            num_rows=len(self.train_dataset),
+            train_batch_size=self.config.data.train_batch_size,
+            seed=trainer.seed,
+            shuffle=self.config.data.shuffle,
+        )
+        self.checkpoints = Checkpoints(
+            self.engine,
+            state,
+            trainer.default_local_dir,
+            max_to_keep=trainer.max_ckpt_to_keep,
+            hdfs_dir=trainer.default_hdfs_dir,
+        )
+        self.resume_global_step = 0
+        found = checkpoint_to_resume(trainer.default_local_dir, trainer.resume_mode, trainer.resume_from_path)
+        if found is not None:
+            path, self.resume_global_step = found
+            state.require_same(load_run_state(path), path)
+            self.checkpoints.load(path)
+
+    def fit(self) -> bool:
+        """Train to the end, or until a signal.
+
+        Returns:
+            Whether the run is complete; False when a signal ended it early (it was saved then).
+
+        Raises:
+            TrainingDivergedError: `trainer.max_skipped_updates` updates in a row were skipped.
+        """
+        self._is_writer = self.engine.is_mp_src_rank_with_outputs() and self.engine.get_data_parallel_rank() == 0
+        self.log = RunLog(
+            OmegaConf.to_container(self.config, resolve=True),
+            total_steps=self.total_training_steps,
+            first_step=self.resume_global_step,
+            active=self._is_writer,
+        )
+        if self.resume_global_step:
+            self.log.note(f"continuing after step {self.resume_global_step} of {self.total_training_steps}")
+        try:
+            return self._run_steps()
+        finally:
+            self.log.close()
+
+    def _run_steps(self) -> bool:
+        skipped_in_a_row = 0
+        self.skipped_updates = 0
+        self.total_tokens = 0
+        for step in range(self.resume_global_step + 1, self.total_training_steps + 1):
+            rows = self.train_dataloader.local_rows(step - 1)
+            metrics = self._train_step(step, rows)
+            skipped = not math.isfinite(metrics["train/grad_norm"])
+            skipped_in_a_row = skipped_in_a_row + 1 if skipped else 0
+            self.skipped_updates += skipped
+            self.log.step(step, {**metrics, "train/skipped_updates": self.skipped_updates})
+            if skipped:
+                self.log.note(f"step {step}: gradient is {metrics['train/grad_norm']}; the update was skipped")
+            if skipped_in_a_row >= self.config.trainer.max_skipped_updates:
+                raise TrainingDivergedError(self._divergence(step, skipped_in_a_row))
+            if self._after_step(step):
+                return step == self.total_training_steps
+        return True
+
+    def _after_step(self, step: int) -> bool:
+        """Validate and save as configured; whether the run ends here."""
+        is_last = step == self.total_training_steps
+        interrupted = self.interruption.agreed(self.device_name)
+        if self.val_dataset is not None and (is_last or self._is_due(step, self.test_freq)):
+            self.log.validation(step, self.validate())
+        if is_last or interrupted or self._is_due(step, self.save_freq):
+            path = self.checkpoints.save(step, with_weights=is_last or interrupted)
+            self.log.note(f"saved {path}")
+        if interrupted and not is_last:
+            received = self.interruption.received or "a signal on another rank"
+            self.log.note(f"stopped after step {step} by {received}; the same command continues from here")
+        return interrupted or is_last
+
+    def _is_due(self, step: int, frequency: int) -> bool:
+        return frequency > 0 and step % frequency == 0
+
+    def _train_step(self, step: int, rows: list[int]) -> dict[str, float]:
+        started = time.perf_counter()
+        data = self._batch([self.train_dataset[row] for row in rows])
+        lengths = self._get_batch_seqlens(data=data)
+        # A plain list would be taken for a stack of per-row values.
+        tu.assign_non_tensor(data, update_lr_scheduler=True, global_token_num=NonTensorData(lengths))
+        learning_rate = self.engine.lr_scheduler.get_last_lr()[0]
+        self._profile_from(step)
+        output = self.training_client.train_batch(data=data)
+        self._profile_until(step)
+        metrics = self._token_means("train", self._sums(output))
+        if self._is_collecting:
+            verl_metrics = tu.get(output, "metrics")
+            metrics["train/loss"] = verl_metrics["loss"]
+            metrics["train/grad_norm"] = verl_metrics["grad_norm"]
+            if self.device_name != "cpu":
+                metrics["perf/mfu"] = verl_metrics["mfu"]
+        metrics = self._from_first_of_group(metrics)
+        seconds = time.perf_counter() - started
+        tokens = sum(lengths)
+        self.total_tokens += tokens
+        return metrics | {
+            "train/lr": learning_rate,
+            "train/tokens": tokens,
+            "train/total_tokens": self.total_tokens,
+            "perf/seconds_per_step": seconds,
+            "perf/tokens_per_second": tokens / seconds,
+            "perf/max_memory_gb": get_torch_device().max_memory_allocated() / 1024**3,
+        }
+
+    def validate(self) -> dict[str, float]:
+        """Loss and cross-entropy per learned token over every validation row, whatever the number of ranks."""
+        data = self.config.data
+        sums = torch.zeros(4, dtype=torch.float64)
+        batches = evaluation_batches(
+            len(self.val_dataset),
+            data.micro_batch_size_per_gpu,
+            self.engine.get_data_parallel_rank(),
+            self.engine.get_data_parallel_size(),
+        )
+        for rows in batches:
+            batch = self._batch([self._validation_row(row) for row in rows])
+            output = self.training_client.infer_batch(batch)
+            sums += self._sums(output)
+        return self._from_first_of_group(self._token_means("val", sums, loss=True))
+
+    def _validation_row(self, row: int | None) -> dict[str, Tensor]:
+        """A row, or for None one that only keeps the ranks in step and carries no loss."""
+        if row is not None:
+            return self.val_dataset[row]
+        filler = self.val_dataset[0]
+        return filler | {"loss_mask": torch.zeros_like(filler["loss_mask"])}
+
+    def _batch(self, rows: list[dict[str, Tensor]]):
+        data = self.config.data
+        settings = {
+            "use_remove_padding": self.config.model.use_remove_padding,
+            "use_dynamic_bsz": data.use_dynamic_bsz,
+            "max_token_len_per_gpu": data.max_token_len_per_gpu,
+            "micro_batch_size_per_gpu": data.micro_batch_size_per_gpu,
+            "temperature": 1.0,
+            "global_batch_size": len(rows) * self.engine.get_data_parallel_size(),
+            "pad_mode": DatasetPadMode.NO_PADDING,
+            "pad_token_id": self.model_config.tokenizer.pad_token_id,
+        }
+        return tu.get_tensordict(tensor_dict=self.collate(rows), non_tensor_dict=settings)
+
+    @property
+    def _is_collecting(self) -> bool:
+        """Whether this rank gets outputs: the first of each sequence-parallel group."""
+        return self.engine.is_mp_src_rank_with_outputs()
+
+    def _sums(self, output: Any) -> Tensor:
+        """(4,) fp64: loss, cross-entropy, probability and number of learned tokens, over all micro-batches and ranks."""
+        sums = torch.zeros(4, dtype=torch.float64)
+        if self._is_collecting:
+            metrics = tu.get(output, "metrics")
+            for i, name in enumerate(("sum_loss", "sum_cross_entropy", "sum_prob", "num_tokens")):
+                sums[i] = sum(value for of_rank in metrics[name] for value in of_rank)
+        return sums
+
+    def _token_means(self, prefix: str, sums: Tensor, *, loss: bool = False) -> dict[str, float]:
+        loss_sum, cross_entropy, prob, tokens = sums.tolist()
+        tokens = max(tokens, 1.0)
+        means = {f"{prefix}/loss": loss_sum / tokens}  # in training replaced by the loss that was optimised
+        means[f"{prefix}/cross_entropy"] = cross_entropy / tokens
+        means[f"{prefix}/target_prob"] = prob / tokens
+        if not loss:
+            means[f"{prefix}/grad_norm"] = 0.0
+            means[f"{prefix}/response_tokens"] = tokens
+        return means
+
+    def _from_first_of_group(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Give every rank the metrics of rank 0, so that all decide alike."""
+        holder = [metrics]
+        dist.broadcast_object_list(holder, src=0)
+        return holder[0]
+
+    def _divergence(self, step: int, skipped: int) -> str:
+        rows = self.train_dataloader.of_step(step - 1)
+        names = ", ".join(self.train_dataset.row_name(row) for row in rows)
+        return (
+            f"step {step}: the gradient was not finite in {skipped} steps in a row (trainer.max_skipped_updates); "
+            f"the last batch had the rows {names}"
+        )
+
+    def _profile_from(self, step: int) -> None:
+        if step == self.start_profile_step:
+            self.training_client.start_profile()
+
+    def _profile_until(self, step: int) -> None:
+        self.training_client.step_profile()
+        if step == self.end_profile_step:
+            self.training_client.stop_profile()
+
+
+def is_first_local_rank() -> bool:
+    """Whether this process prints for its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0

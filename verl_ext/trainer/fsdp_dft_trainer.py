@@ -1,0 +1,74 @@
+"""Train with DFT (arXiv 2508.05629) or plain SFT on verl's FSDP engine.
+
+    torchrun --standalone --nproc_per_node=8 -m verl_ext.trainer.fsdp_dft_trainer \\
+        model.path=Qwen/Qwen2.5-Math-1.5B data.train_files=numina_cot/train.parquet \\
+        data.prompt_key=extra_info data.prompt_dict_keys=[question] \\
+        data.response_key=extra_info data.response_dict_keys=[answer]
+
+Without torchrun it runs as a single process. `--cfg` prints the composed configuration and stops.
+
+Exit codes: 0 done; 2 the input cannot work (one line says why); 3 training diverged; 75 stopped by SIGTERM or
+SIGINT after saving, run the same command to continue.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from omegaconf import OmegaConf
+
+from verl_ext.cli import user_errors_exit
+
+CONFIG_NAME = "dft_trainer"
+DIVERGED_EXIT_CODE = 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the trainer with `key=value` arguments; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if "--help" in arguments or "-h" in arguments:
+        print(__doc__)
+        return 0
+    with user_errors_exit():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
+    from verl_ext.trainer.dft_checks import check_config, check_device, check_rows, ranks_from_environment
+    from verl_ext.trainer.overrides import compose_config
+
+    only_print = "--cfg" in arguments
+    config = compose_config(CONFIG_NAME, [argument for argument in arguments if argument != "--cfg"])
+    if only_print:
+        print(OmegaConf.to_yaml(config))
+        return 0
+    world_size = ranks_from_environment()
+    check_config(config, defaults=compose_config(CONFIG_NAME, []), world_size=world_size)
+
+    # torch and verl are imported from here on
+    from verl_ext.trainer.launch import choose_device, join_ranks, load_datasets, prepare_model_config
+
+    device = choose_device(config)
+    check_device(config, device)
+    prepare_model_config(config)
+    train_dataset, val_dataset = load_datasets(config)
+    check_rows(config, len(train_dataset), world_size)
+
+    from verl_ext.trainer.dft_trainer import DFTTrainer, TrainingDivergedError
+    from verl_ext.trainer.interruption import INTERRUPTED_EXIT_CODE, Interruption
+
+    with join_ranks(device):
+        interruption = Interruption()
+        try:
+            complete = DFTTrainer(config, train_dataset, val_dataset, interruption).fit()
+        except TrainingDivergedError as error:
+            if int(os.environ["RANK"]) == 0:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+            return DIVERGED_EXIT_CODE
+    return 0 if complete else INTERRUPTED_EXIT_CODE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Is this a model folder that can be trained? Read from its files, before torch is asked to load anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from verl_ext.errors import ConfigError, UserError
+
+WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin", "model*.bin")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+
+
+def require_model_folder(path: str, *, tokenizer_path: str | None = None) -> None:
+    """Check that a local model has a configuration, weights and a tokenizer; a hub id is left to the hub.
+
+    Raises:
+        UserError: says which file is missing.
+    """
+    folder = Path(path).expanduser()
+    if not folder.exists():
+        if looks_like_hub_id(path):
+            return
+        raise UserError(f"model.path: folder {path} not found")
+    if not folder.is_dir():
+        raise UserError(f"model.path: {path} is a file, expected a folder in Hugging Face form")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"model.path: no config.json in {path}{_checkpoint_hint(folder)}")
+    if not any(next(folder.glob(pattern), None) for pattern in WEIGHT_PATTERNS):
+        raise UserError(f"model.path: no weights in {path} (*.safetensors or pytorch_model*.bin)")
+    tokenizer = Path(tokenizer_path).expanduser() if tokenizer_path else folder
+    if tokenizer.exists() and not any((tokenizer / name).is_file() for name in TOKENIZER_FILES):
+        key = "model.tokenizer_path" if tokenizer_path else "model.path"
+        raise UserError(f"{key}: no tokenizer in {tokenizer} ({', '.join(TOKENIZER_FILES)})")
+
+
+def looks_like_hub_id(path: str) -> bool:
+    """`name` or `owner/name`, nothing that can only be a path."""
+    return not path.startswith((".", "/", "~")) and path.count("/") <= 1
+
+
+def require_sequence_parallel_heads(hf_config: Any, sp_size: int) -> None:
+    """Check that Ulysses can share the attention heads out evenly.
+
+    Raises:
+        ConfigError: the heads do not divide, with the sizes that would.
+    """
+    text_config = hf_config.get_text_config()
+    heads = text_config.num_attention_heads
+    kv_heads = getattr(text_config, "num_key_value_heads", None) or heads
+
+    def fits(size: int) -> bool:
+        return heads % size == 0 and (kv_heads % size == 0 or size % kv_heads == 0)
+
+    if not fits(sp_size):
+        sizes = [size for size in range(1, heads + 1) if fits(size)]
+        raise ConfigError(
+            "engine.ulysses_sequence_parallel_size",
+            given=sp_size,
+            expected=f"one of {sizes} for {heads} attention heads and {kv_heads} key/value heads",
+        )
+
+
+def read_hf_config(path: str, *, trust_remote_code: bool) -> Any:
+    """The model's configuration, from a folder or the hub.
+
+    Raises:
+        UserError: it cannot be read, with the reason in one line.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, json.JSONDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"model.path: cannot read the configuration of {path}: {reason[:300]}") from error
+
+
+def _checkpoint_hint(folder: Path) -> str:
+    inner = folder / "huggingface"
+    return f"; did you mean {inner}?" if (inner / "config.json").is_file() else ""

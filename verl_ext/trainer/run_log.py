@@ -1,0 +1,108 @@
+"""What a run tells: a progress bar, `metrics.jsonl`, and verl's loggers (TensorBoard by default)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from verl.utils.tracking import Tracking
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class RunLog:
+    """Metrics of a run, written by one rank; on the others it does nothing.
+
+    Args:
+        config: of the whole run; its `trainer` names the loggers and folders.
+        total_steps: for the progress bar.
+        first_step: steps that an earlier part of the run has done; what it logged beyond them is dropped.
+        active: whether this rank writes.
+    """
+
+    def __init__(self, config: dict[str, Any], *, total_steps: int, first_step: int, active: bool) -> None:
+        self._bar: tqdm | None = None
+        if not active:
+            return
+        trainer = config["trainer"]
+        folder = Path(trainer["default_local_dir"])
+        folder.mkdir(parents=True, exist_ok=True)
+        self._metrics = _open_metrics(folder / METRICS_FILE, first_step)
+        os.environ.setdefault("TENSORBOARD_DIR", str(folder / "tensorboard"))
+        backends = [name for name in trainer["logger"] if name != "console"]
+        self._tracking = Tracking(trainer["project_name"], trainer["experiment_name"], backends, config=config)
+        self._to_console = "console" in trainer["logger"]
+        self._bar = tqdm(
+            total=total_steps,
+            initial=first_step,
+            desc=trainer["experiment_name"],
+            unit="step",
+            disable=not self._to_console,
+            dynamic_ncols=True,
+            file=sys.stderr,
+            mininterval=0.5,
+        )
+
+    def step(self, step: int, metrics: dict[str, float]) -> None:
+        """Record a training step (from 1)."""
+        if self._bar is None:
+            return
+        self._write(step, metrics)
+        self._bar.update(step - self._bar.n)
+        self._bar.set_postfix_str(
+            f"loss {metrics['train/loss']:.4f}, p {metrics['train/target_prob']:.3f}, "
+            f"{metrics['perf/tokens_per_second']:.0f} tok/s"
+        )
+        if self._to_console and not sys.stderr.isatty():
+            self.note(_one_line(step, metrics))
+
+    def validation(self, step: int, metrics: dict[str, float]) -> None:
+        """Record a validation after a step."""
+        if self._bar is None:
+            return
+        self._write(step, metrics)
+        self.note(_one_line(step, metrics))
+
+    def note(self, text: str) -> None:
+        """Print a line without breaking the progress bar."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def close(self) -> None:
+        """Flush everything."""
+        if self._bar is not None:
+            self._bar.close()
+            self._metrics.close()
+            self._tracking.finish()
+
+    def _write(self, step: int, metrics: dict[str, float]) -> None:
+        self._metrics.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._metrics.flush()
+        self._tracking.log(data=metrics, step=step)
+
+
+def _open_metrics(path: Path, first_step: int):
+    """Append to the file, without the lines of steps that are about to be run again."""
+    kept = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:  # the last line of a killed run
+                continue
+            if entry["step"] <= first_step:
+                kept.append(line)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(line + "\n" for line in kept))
+    temporary.replace(path)
+    return path.open("a")
+
+
+def _one_line(step: int, metrics: dict[str, float]) -> str:
+    values = " ".join(f"{name.partition('/')[2]}={value:.6g}" for name, value in metrics.items())
+    return f"step {step}: {values}"
