@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,13 +12,17 @@ from verl_ext.errors import UserError
 
 USER_ERROR_EXIT_CODE = 2
 
+OTHER_RANKS_WAIT_S = 30.0
+"""torchrun ends all ranks when the first one fails: the others wait for it, so that the line is printed once."""
+
 
 @contextmanager
 def user_errors_exit() -> Iterator[None]:
-    """Turn a `UserError` into one line on stderr (rank 0 only) and exit code 2."""
+    """Turn a `UserError` into one line on stderr, once a machine, and exit code 2."""
     try:
         yield
     except UserError as error:
-        if int(os.environ.get("RANK", "0")) == 0:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+            time.sleep(OTHER_RANKS_WAIT_S)
+        print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(USER_ERROR_EXIT_CODE) from None

@@ -106,7 +106,8 @@ class SFTDataset(torch.utils.data.Dataset):
             raise DataError(f"{key}: no rows in {', '.join(self.files)}")
         if not self._input_ids:
             raise DataError(
-                f"{key}: all {self.counts['rows']} rows lost their whole response at data.max_length={config.max_length}"
+                f"{key}: all {self.counts['rows']} rows lost their whole response at "
+                f"data.max_length={config.max_length}"
             )
 
     def __len__(self) -> int:

@@ -72,7 +72,9 @@ def documents_from_position_ids(position_ids: Tensor) -> Documents:
         starts = torch.nonzero(whole[0] == 0).flatten()
         if starts.numel() == 0 or starts[0] != 0:
             starts = F.pad(starts, (1, 0))
-        _documents_of_position_ids[position_ids] = Documents.from_boundaries(F.pad(starts, (0, 1), value=whole.shape[-1]))
+        _documents_of_position_ids[position_ids] = Documents.from_boundaries(
+            F.pad(starts, (0, 1), value=whole.shape[-1])
+        )
     return _documents_of_position_ids[position_ids]
 
 

@@ -103,8 +103,6 @@ class ExactLogProbs:
             super().load_checkpoint(*args, **kwargs)
 
 
-@EngineRegistry.register(
-    model_type="language_model", backend=["fsdp", "fsdp2"], device="cuda", vendor=ENGINE_VENDOR
-)
+@EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cuda", vendor=ENGINE_VENDOR)
 class ExactFSDPEngineWithLMHead(ExactLogProbs, FSDPEngineWithLMHead):
     """FSDP on GPUs for `verl_ext.trainer`."""

@@ -82,9 +82,7 @@ def _write_model(model: torch.nn.Module, weights: dict[str, Tensor], *, source, 
     config.use_cache = True
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-    weights = {
-        name: weight.to(dtype) if weight.is_floating_point() else weight for name, weight in weights.items()
-    }
+    weights = {name: weight.to(dtype) if weight.is_floating_point() else weight for name, weight in weights.items()}
     drop_tied_target_keys(weights, skeleton, config)
     skeleton.generation_config = copy.deepcopy(getattr(model, "generation_config", skeleton.generation_config))
     skeleton.save_pretrained(folder, state_dict=weights)

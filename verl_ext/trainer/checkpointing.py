@@ -1,11 +1,11 @@
 """Checkpoints that are complete or not there: saved under another name, renamed when every rank is done.
 
-    default_local_dir/
-      latest_checkpointed_iteration.txt     step of the newest complete checkpoint
-      global_step_N/                        verl's shards of model, optimizer, scheduler and random state
-        run_state.json                      what must match for the run to continue
-        huggingface/                        config and tokenizer; in the last checkpoint also the weights
-      global_step_N.incomplete/             a save that was interrupted; removed by the next one
+default_local_dir/
+  latest_checkpointed_iteration.txt     step of the newest complete checkpoint
+  global_step_N/                        verl's shards of model, optimizer, scheduler and random state
+    run_state.json                      what must match for the run to continue, and its counters
+    huggingface/                        config and tokenizer; in the last checkpoint also the weights
+  global_step_N.incomplete/             a save that was interrupted; removed by the next one
 """
 
 from __future__ import annotations
@@ -64,9 +64,16 @@ class RunState:
                 )
 
 
-def checkpoint_to_resume(
-    folder: str | Path, resume_mode: str, resume_from_path: str | None
-) -> tuple[Path, int] | None:
+@dataclass
+class Progress:
+    """Counters of a run that go on when it is continued."""
+
+    total_tokens: int = 0
+    skipped_updates: int = 0
+    skipped_in_a_row: int = 0
+
+
+def checkpoint_to_resume(folder: str | Path, resume_mode: str, resume_from_path: str | None) -> tuple[Path, int] | None:
     """The checkpoint that a run continues from, and its step; None for a fresh start.
 
     Raises:
@@ -91,9 +98,10 @@ def checkpoint_to_resume(
     return complete[step], step
 
 
-def load_run_state(path: Path) -> RunState:
+def load_run_state(path: Path) -> tuple[RunState, Progress]:
     """Read a checkpoint's `run_state.json`."""
-    return RunState(**json.loads((path / RUN_STATE_FILE).read_text()))
+    saved = json.loads((path / RUN_STATE_FILE).read_text())
+    return RunState(**saved["state"]), Progress(**saved["progress"])
 
 
 class Checkpoints:
@@ -121,18 +129,17 @@ class Checkpoints:
         """Restore model, optimizer, scheduler and random state."""
         self.engine.load_checkpoint(str(path), del_local_after_load=False)
 
-    def save(self, step: int, *, with_weights: bool = False) -> Path:
-        """Save after `step` steps; `with_weights` adds a plain Hugging Face model in `huggingface/`."""
+    def save(self, step: int, progress: Progress) -> Path:
+        """Save after `step` steps; returns the folder of the checkpoint."""
         final = self.folder / f"global_step_{step}"
         partial = final.with_name(final.name + INCOMPLETE_SUFFIX)
         if self._first_on_node:
             self._remove_incomplete()
         dist.barrier()
         self.engine.save_checkpoint(local_path=str(partial), global_step=step, max_ckpt_to_keep=None)
-        if with_weights:
-            export_hugging_face(self.engine, partial / "huggingface")
         if self._first_on_node:
-            (partial / RUN_STATE_FILE).write_text(json.dumps(asdict(self.state), indent=2))
+            saved = {"state": asdict(self.state), "progress": asdict(progress)}
+            (partial / RUN_STATE_FILE).write_text(json.dumps(saved, indent=2))
         dist.barrier()
         if dist.get_rank() == 0:
             _put_in_place(partial, final)
@@ -148,6 +155,20 @@ class Checkpoints:
             hdfs_io.copy(src=str(final), dst=self.hdfs_dir, dirs_exist_ok=True)
         dist.barrier()
         return final
+
+    def add_weights(self, path: Path) -> None:
+        """Make the `huggingface/` folder of a checkpoint a plain model that transformers and vLLM load.
+
+        The checkpoint is complete before, so that a run that is killed meanwhile has lost nothing.
+        """
+        folder = path / "huggingface"
+        partial = folder.with_name(folder.name + INCOMPLETE_SUFFIX)
+        export_hugging_face(self.engine, partial)
+        if dist.get_rank() == 0:
+            for file in partial.iterdir():
+                file.replace(folder / file.name)
+            partial.rmdir()
+        dist.barrier()
 
     def _remove_incomplete(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -183,9 +204,7 @@ def _step_of(path: Path) -> int | None:
 
 def _complete_checkpoints(folder: Path) -> dict[int, Path]:
     candidates = {_step_of(path): path for path in folder.glob("global_step_*")}
-    return {
-        step: path for step, path in candidates.items() if step is not None and (path / RUN_STATE_FILE).is_file()
-    }
+    return {step: path for step, path in candidates.items() if step is not None and (path / RUN_STATE_FILE).is_file()}
 
 
 def _put_in_place(partial: Path, final: Path) -> None:

@@ -136,8 +136,10 @@ def check_rows(config: DictConfig, num_rows: int, world_size: int) -> None:
 
 
 def _require_values(config: DictConfig) -> None:
-    for key, what in {"model.path": "a model folder or hub id", "data.train_files": "a file or a list of files"}.items():
-        if OmegaConf.is_missing(OmegaConf.select(config, key.split(".")[0]), key.split(".")[1]):
+    expected = {"model.path": "a model folder or hub id", "data.train_files": "a file or a list of files"}
+    for key, what in expected.items():
+        group, name = key.split(".")
+        if OmegaConf.is_missing(config[group], name):
             raise UserError(f"{key}: not set; expected {what}")
 
 

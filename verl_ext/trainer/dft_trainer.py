@@ -8,7 +8,6 @@ validation on every row, checkpoints that are complete or absent, and an orderly
 from __future__ import annotations
 
 import math
-import os
 import time
 from functools import partial
 from typing import Any
@@ -27,8 +26,9 @@ from verl_ext.data.batching import GlobalBatches, evaluation_batches
 from verl_ext.data.sft_dataset import SFTDataset
 from verl_ext.errors import UserError
 from verl_ext.objectives.registry import get_objective
-from verl_ext.trainer.checkpointing import Checkpoints, checkpoint_to_resume, load_run_state, run_state
+from verl_ext.trainer.checkpointing import Checkpoints, Progress, checkpoint_to_resume, load_run_state, run_state
 from verl_ext.trainer.interruption import Interruption
+from verl_ext.trainer.quiet import prints_to_debug_log
 from verl_ext.trainer.run_log import RunLog
 from verl_ext.trainer.supervised_loss import supervised_loss
 
@@ -62,15 +62,15 @@ class DFTTrainer(SFTTrainer):
         self.device_name = get_device_name()
         torch.manual_seed(config.trainer.seed)
 
-        self._build_config()
-        self._build_engine()
-        self._build_dataloader()
-        self._init_engine()
-        self._build_ckpt_handler()
+        with prints_to_debug_log():
+            self._build_config()
+            self._build_engine()
+            self._build_dataloader()
+            self._init_engine()
+            self._build_ckpt_handler()
 
     def _build_engine(self) -> None:
         super()._build_engine()
-        # verl's defaults for batches that carry no setting of their own
         self.loss_fn = partial(
             supervised_loss,
             token_loss=get_objective(self.config.objective.name),
@@ -106,10 +106,12 @@ class DFTTrainer(SFTTrainer):
             hdfs_dir=trainer.default_hdfs_dir,
         )
         self.resume_global_step = 0
+        self.progress = Progress()
         found = checkpoint_to_resume(trainer.default_local_dir, trainer.resume_mode, trainer.resume_from_path)
         if found is not None:
             path, self.resume_global_step = found
-            state.require_same(load_run_state(path), path)
+            saved, self.progress = load_run_state(path)
+            state.require_same(saved, path)
             self.checkpoints.load(path)
 
     def fit(self) -> bool:
@@ -136,20 +138,22 @@ class DFTTrainer(SFTTrainer):
             self.log.close()
 
     def _run_steps(self) -> bool:
-        skipped_in_a_row = 0
-        self.skipped_updates = 0
-        self.total_tokens = 0
+        progress = self.progress
         for step in range(self.resume_global_step + 1, self.total_training_steps + 1):
-            rows = self.train_dataloader.local_rows(step - 1)
-            metrics = self._train_step(step, rows)
+            metrics = self._train_step(step)
             skipped = not math.isfinite(metrics["train/grad_norm"])
-            skipped_in_a_row = skipped_in_a_row + 1 if skipped else 0
-            self.skipped_updates += skipped
-            self.log.step(step, {**metrics, "train/skipped_updates": self.skipped_updates})
+            progress.skipped_updates += skipped
+            progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if skipped else 0
+            progress.total_tokens += metrics["train/tokens"]
+            metrics |= {
+                "train/total_tokens": progress.total_tokens,
+                "train/skipped_updates": progress.skipped_updates,
+            }
+            self.log.step(step, metrics)
             if skipped:
                 self.log.note(f"step {step}: gradient is {metrics['train/grad_norm']}; the update was skipped")
-            if skipped_in_a_row >= self.config.trainer.max_skipped_updates:
-                raise TrainingDivergedError(self._divergence(step, skipped_in_a_row))
+            if progress.skipped_in_a_row >= self.config.trainer.max_skipped_updates:
+                raise TrainingDivergedError(self._divergence(step))
             if self._after_step(step):
                 return step == self.total_training_steps
         return True
@@ -161,8 +165,11 @@ class DFTTrainer(SFTTrainer):
         if self.val_dataset is not None and (is_last or self._is_due(step, self.test_freq)):
             self.log.validation(step, self.validate())
         if is_last or interrupted or self._is_due(step, self.save_freq):
-            path = self.checkpoints.save(step, with_weights=is_last or interrupted)
+            path = self.checkpoints.save(step, self.progress)
             self.log.note(f"saved {path}")
+            if is_last or interrupted:
+                self.checkpoints.add_weights(path)
+                self.log.note(f"Hugging Face model in {path / 'huggingface'}")
         if interrupted and not is_last:
             received = self.interruption.received or "a signal on another rank"
             self.log.note(f"stopped after step {step} by {received}; the same command continues from here")
@@ -171,8 +178,9 @@ class DFTTrainer(SFTTrainer):
     def _is_due(self, step: int, frequency: int) -> bool:
         return frequency > 0 and step % frequency == 0
 
-    def _train_step(self, step: int, rows: list[int]) -> dict[str, float]:
+    def _train_step(self, step: int) -> dict[str, float]:
         started = time.perf_counter()
+        rows = self.train_dataloader.local_rows(step - 1)
         data = self._batch([self.train_dataset[row] for row in rows])
         lengths = self._get_batch_seqlens(data=data)
         # A plain list would be taken for a stack of per-row values.
@@ -191,11 +199,9 @@ class DFTTrainer(SFTTrainer):
         metrics = self._from_first_of_group(metrics)
         seconds = time.perf_counter() - started
         tokens = sum(lengths)
-        self.total_tokens += tokens
         return metrics | {
             "train/lr": learning_rate,
             "train/tokens": tokens,
-            "train/total_tokens": self.total_tokens,
             "perf/seconds_per_step": seconds,
             "perf/tokens_per_second": tokens / seconds,
             "perf/max_memory_gb": get_torch_device().max_memory_allocated() / 1024**3,
@@ -228,6 +234,7 @@ class DFTTrainer(SFTTrainer):
         data = self.config.data
         settings = {
             "use_remove_padding": self.config.model.use_remove_padding,
+            "use_fused_kernels": self.config.model.use_fused_kernels,
             "use_dynamic_bsz": data.use_dynamic_bsz,
             "max_token_len_per_gpu": data.max_token_len_per_gpu,
             "micro_batch_size_per_gpu": data.micro_batch_size_per_gpu,
@@ -244,7 +251,7 @@ class DFTTrainer(SFTTrainer):
         return self.engine.is_mp_src_rank_with_outputs()
 
     def _sums(self, output: Any) -> Tensor:
-        """(4,) fp64: loss, cross-entropy, probability and number of learned tokens, over all micro-batches and ranks."""
+        """(4,) fp64: loss, cross-entropy, probability and number of the learned tokens of all ranks."""
         sums = torch.zeros(4, dtype=torch.float64)
         if self._is_collecting:
             metrics = tu.get(output, "metrics")
@@ -269,12 +276,12 @@ class DFTTrainer(SFTTrainer):
         dist.broadcast_object_list(holder, src=0)
         return holder[0]
 
-    def _divergence(self, step: int, skipped: int) -> str:
+    def _divergence(self, step: int) -> str:
         rows = self.train_dataloader.of_step(step - 1)
         names = ", ".join(self.train_dataset.row_name(row) for row in rows)
         return (
-            f"step {step}: the gradient was not finite in {skipped} steps in a row (trainer.max_skipped_updates); "
-            f"the last batch had the rows {names}"
+            f"step {step}: the gradient was not finite in {self.progress.skipped_in_a_row} steps in a row "
+            f"(trainer.max_skipped_updates); the last batch had the rows {names}"
         )
 
     def _profile_from(self, step: int) -> None:
@@ -285,8 +292,3 @@ class DFTTrainer(SFTTrainer):
         self.training_client.step_profile()
         if step == self.end_profile_step:
             self.training_client.stop_profile()
-
-
-def is_first_local_rank() -> bool:
-    """Whether this process prints for its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from verl_ext.data.sft_dataset import SFTDataConfig, SFTDataset
 from verl_ext.errors import UserError
 from verl_ext.trainer.model_checks import read_hf_config, require_sequence_parallel_heads
+from verl_ext.trainer.quiet import quiet_libraries
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 """A rank that waits longer for another one fails and says so; saving a large model stays far below."""
@@ -26,6 +27,7 @@ def choose_device(config: DictConfig) -> str:
     Raises:
         UserError: there is an accelerator that torch cannot use.
     """
+    quiet_libraries()
     os.environ.setdefault("NCCL_DEBUG", "WARN")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if config.trainer.device == "cpu":
@@ -84,9 +86,7 @@ def load_datasets(config: DictConfig) -> tuple[SFTDataset, SFTDataset | None]:
     if tokenizer.eos_token is None:
         raise UserError(f"model.path: the tokenizer of {config.model.path} has no EOS token to end a response with")
     rows = _data_config(config.data)
-    train = SFTDataset(
-        _as_list(config.data.train_files), tokenizer, rows, max_samples=config.data.train_max_samples
-    )
+    train = SFTDataset(_as_list(config.data.train_files), tokenizer, rows, max_samples=config.data.train_max_samples)
     val = None
     if config.data.val_files:
         val = SFTDataset(
@@ -110,9 +110,7 @@ def join_ranks(device: str) -> Iterator[None]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        os.environ.update(
-            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-        )
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     if device == "cpu":
         # verl would ask for "cpu:gloo,cpu:gloo", which torch refuses (utils/distributed.py, verl 0.9.1).
         dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)

@@ -41,7 +41,7 @@ class RunLog:
             initial=first_step,
             desc=trainer["experiment_name"],
             unit="step",
-            disable=not self._to_console,
+            disable=not (self._to_console and sys.stderr.isatty()),
             dynamic_ncols=True,
             file=sys.stderr,
             mininterval=0.5,
@@ -52,7 +52,7 @@ class RunLog:
         if self._bar is None:
             return
         self._write(step, metrics)
-        self._bar.update(step - self._bar.n)
+        self._bar.update(1)
         self._bar.set_postfix_str(
             f"loss {metrics['train/loss']:.4f}, p {metrics['train/target_prob']:.3f}, "
             f"{metrics['perf/tokens_per_second']:.0f} tok/s"
@@ -68,7 +68,7 @@ class RunLog:
         self.note(_one_line(step, metrics))
 
     def note(self, text: str) -> None:
-        """Print a line without breaking the progress bar."""
+        """Print a line, above the progress bar where there is one."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stdout)
             sys.stdout.flush()
@@ -104,5 +104,6 @@ def _open_metrics(path: Path, first_step: int):
 
 
 def _one_line(step: int, metrics: dict[str, float]) -> str:
+    group = "val " if any(name.startswith("val/") for name in metrics) else ""
     values = " ".join(f"{name.partition('/')[2]}={value:.6g}" for name, value in metrics.items())
-    return f"step {step}: {values}"
+    return f"step {step}: {group}{values}"
