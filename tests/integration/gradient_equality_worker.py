@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
 from verl_ext.trainer.dft_checks import check_config, check_device
-from verl_ext.trainer.launch import choose_device, join_ranks, load_datasets, prepare_model_config
+from verl_ext.trainer.launch import choose_device, complete_config, join_ranks, load_datasets
 from verl_ext.trainer.overrides import compose_config
 
 BATCH = 8
@@ -90,9 +90,13 @@ def modes(world_size: int):
     """Every mode, plain heads first: verl patches the model class for a fused head, for the rest of the process."""
     for fused in (False, True):
         for model, sp, packed, micro, lora in itertools.product(
-            ("tied", "untied"), (1, 2), (True, False), (1, 2, 4, "dynamic"), (False, True)
+            ("tied", "untied", "one_kv_head"), (1, 2), (True, False), (1, 2, 4, "dynamic"), (False, True)
         ):
-            if sp > world_size or (sp > 1 and not packed) or (model == "untied" and micro != 2):
+            if sp > world_size or (sp > 1 and not packed):
+                continue
+            if model == "untied" and micro != 2:
+                continue
+            if model == "one_kv_head" and (micro != 2 or lora or fused):
                 continue
             yield {
                 "model": model,
@@ -133,7 +137,7 @@ def main(workspace: Path) -> None:
             config = compose(workspace, mode["model"], overrides_of(mode, workspace))
             check_config(config, defaults=defaults, world_size=world_size)
             check_device(config, device)
-            prepare_model_config(config)
+            complete_config(config, device)
             train_dataset, _ = load_datasets(config)
             key = (mode["model"], mode["objective"], mode["lora"])
             if key not in references:

@@ -14,10 +14,12 @@ import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor
 from verl.utils import tensordict_utils as tu
+from verl.workers.config import HFModelConfig
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from verl_ext.engine import ENGINE_VENDOR
+from verl_ext.engine.attention import ATTENTION_NAME
 from verl_ext.engine.checkpoint_loading import only_known_types
 
 
@@ -36,6 +38,16 @@ def token_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
     return -losses.view(labels.shape)
 
 
+def use_our_attention(model_config: HFModelConfig) -> None:
+    """Replace verl's default, flash-attn alone, unless the user named an attention.
+
+    Set here and not as `override_config.attn_implementation`: that one ends up in the config.json of every
+    checkpoint, and then nobody without this package can load it.
+    """
+    if "attn_implementation" not in model_config.override_config:
+        model_config.hf_config._attn_implementation = ATTENTION_NAME
+
+
 class _LogProbsOutput:
     """What verl reads of a model whose head already returned log-probabilities."""
 
@@ -45,7 +57,11 @@ class _LogProbsOutput:
 
 
 class ExactLogProbs:
-    """Mixin over `FSDPEngineWithLMHead`: fp32 log-probs from the plain head, and a fused head that FSDP2 can run."""
+    """Mixin over `FSDPEngineWithLMHead`: our attention, fp32 log-probs, and a fused head that FSDP2 can run."""
+
+    def _build_module(self):
+        use_our_attention(self.model_config)
+        return super()._build_module()
 
     def prepare_model_outputs(self, output, output_args, micro_batch: TensorDict, logits_processor_func):
         """See `FSDPEngineWithLMHead`; the plain head's log-probs are fp32 instead of the model's precision.

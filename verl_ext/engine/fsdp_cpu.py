@@ -8,8 +8,7 @@ from verl.workers.config import FSDPEngineConfig
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
-from verl_ext.engine.attention import ATTENTION_NAME
-from verl_ext.engine.fsdp import ExactLogProbs
+from verl_ext.engine.fsdp import ExactLogProbs, use_our_attention
 
 
 class OnCPU:
@@ -22,9 +21,7 @@ class OnCPU:
         super().__init__(model_config, engine_config, *args, **kwargs)
 
     def _build_module(self):
-        # verl's default, flash-attn, has no CPU kernels.
-        if self.model_config.hf_config._attn_implementation.startswith("flash_attention"):
-            self.model_config.hf_config._attn_implementation = ATTENTION_NAME
+        use_our_attention(self.model_config)  # verl's default, flash-attn, has no CPU kernels
         return super()._build_module()
 
     def _build_fsdp_module(self, module):

@@ -80,6 +80,7 @@ def _write_model(model: torch.nn.Module, weights: dict[str, Tensor], *, source, 
     dtype = getattr(source, "dtype", None) or torch.float32
     config.dtype = dtype
     config.use_cache = True
+    config.__dict__.pop("attn_implementation", None)  # of the training, set through model.override_config
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     weights = {name: weight.to(dtype) if weight.is_floating_point() else weight for name, weight in weights.items()}

@@ -10,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from verl_ext.errors import ConfigError, UserError, nearest
 from verl_ext.trainer.model_checks import require_model_folder
 
+OUR_ATTENTION = "verl_ext_varlen"  # verl_ext.engine.attention.ATTENTION_NAME, which importing torch would bring
+
 NOT_SUPPORTED = {
     # keys of verl's SFT configuration that have no effect in this trainer, with the reason
     "data.custom_cls.path": "data sets of this trainer are files; see data.prompt_key and data.messages_key",
@@ -89,13 +91,13 @@ def check_device(config: DictConfig, device: str) -> None:
             expected=f"{device}, which this machine has (the environment variable VERL_PLATFORM overrides it)",
         )
     sp_size = config.engine.ulysses_sequence_parallel_size
-    attention = config.model.override_config.get("attn_implementation")
-    if sp_size > 1 and attention != "verl_ext_varlen":
+    attention = config.model.override_config.get("attn_implementation", OUR_ATTENTION)
+    if sp_size > 1 and attention != OUR_ATTENTION:
         raise ConfigError(
             "model.override_config.attn_implementation",
             given=attention,
-            expected=f"verl_ext_varlen, because with engine.ulysses_sequence_parallel_size={sp_size} any other "
-            "attention sees a slice of the sequence only",
+            expected=f"{OUR_ATTENTION} (the default), because with engine.ulysses_sequence_parallel_size={sp_size} any "
+            "other attention sees a slice of the sequence only",
         )
     if device != "cpu":
         return
@@ -117,7 +119,7 @@ def check_device(config: DictConfig, device: str) -> None:
         raise ConfigError(
             "model.override_config.attn_implementation",
             given=attention,
-            expected="verl_ext_varlen: flash-attn needs a GPU (this run is on the CPU)",
+            expected=f"{OUR_ATTENTION} (the default): flash-attn needs a GPU (this run is on the CPU)",
         )
 
 

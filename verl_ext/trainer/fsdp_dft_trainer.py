@@ -48,11 +48,11 @@ def _run(arguments: list[str]) -> int:
     check_config(config, defaults=compose_config(CONFIG_NAME, []), world_size=world_size)
 
     # torch and verl are imported from here on
-    from verl_ext.trainer.launch import choose_device, join_ranks, load_datasets, prepare_model_config
+    from verl_ext.trainer.launch import choose_device, complete_config, join_ranks, load_datasets
 
     device = choose_device(config)
     check_device(config, device)
-    prepare_model_config(config)
+    complete_config(config, device)
     train_dataset, val_dataset = load_datasets(config)
     check_rows(config, len(train_dataset), world_size)
 

@@ -43,11 +43,10 @@ def choose_device(config: DictConfig) -> str:
             f"trainer.device: verl chose the platform {platform.vendor_name!r}, but torch sees no such device here; "
             "install a torch build for it, or set trainer.device=cpu"
         )
-    config.trainer.device = platform.device_name
     return platform.device_name
 
 
-def prepare_model_config(config: DictConfig) -> None:
+def complete_config(config: DictConfig, device: str) -> None:
     """Read the model's configuration, check it, and fill in what verl expects.
 
     Raises:
@@ -59,6 +58,7 @@ def prepare_model_config(config: DictConfig) -> None:
         require_sequence_parallel_heads(hf_config, sp_size)
     if config.data.chat_template_file:
         config.model.custom_chat_template = Path(config.data.chat_template_file).read_text()
+    config.trainer.device = device
     with open_dict(config):
         config.engine.use_dynamic_bsz = config.data.use_dynamic_bsz
 

@@ -1,0 +1,151 @@
+"""Whole runs: the same numbers as a plain loop, and results that other programs load."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.support.launch import metrics, run, trainer_arguments
+from verl_ext.data.batching import GlobalBatches
+from verl_ext.data.sft_dataset import SFTDataConfig, SFTDataset
+
+STEPS = 5
+LEARNING_RATE = 1e-2
+NESTED = SFTDataConfig(
+    prompt_key="extra_info", response_key="extra_info", prompt_dict_keys=["question"], response_dict_keys=["answer"]
+)
+
+
+def plain_loop(model_folder, train_file) -> tuple[list[dict], torch.nn.Module]:
+    """DFT with transformers and torch.optim alone: fp32, AdamW, clipping, cosine schedule with warm-up."""
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    dataset = SFTDataset([str(train_file)], tokenizer, NESTED)
+    batches = GlobalBatches(len(dataset), 8, seed=1)
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32, attn_implementation="sdpa")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01)
+    warmup = 1
+    log = []
+    for step in range(STEPS):
+        progress = (step - warmup) / (STEPS - warmup)
+        factor = step / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * progress))
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * factor
+        losses, entropies = [], []
+        for row in (dataset[index] for index in batches.of_step(step)):
+            log_probs = model(input_ids=row["input_ids"][None]).logits[0, :-1].log_softmax(-1)
+            log_probs = log_probs.gather(-1, row["input_ids"][1:, None])[:, 0][row["loss_mask"][1:].bool()]
+            losses.append(-log_probs.detach().exp() * log_probs)
+            entropies.append(-log_probs.detach())
+        loss = torch.cat(losses).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        log.append(
+            {
+                "train/loss": loss.item(),
+                "train/cross_entropy": torch.cat(entropies).mean().item(),
+                "train/target_prob": torch.cat(entropies).neg().exp().mean().item(),
+                "train/grad_norm": norm.item(),
+                "train/lr": LEARNING_RATE * factor,
+            }
+        )
+    return log, model
+
+
+@pytest.fixture(scope="module")
+def finished_run(model_folder, train_file, val_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    arguments = trainer_arguments(
+        *(model_folder, train_file, folder),
+        *(f"data.val_files={val_file}", f"optim.lr={LEARNING_RATE}", "optim.lr_warmup_steps_ratio=0.2"),
+        *(f"trainer.total_training_steps={STEPS}", "trainer.logger=[console,tensorboard]"),
+    )
+    output = run(arguments, ranks=2, log=folder / "log.txt")
+    return folder, output
+
+
+@pytest.mark.slow
+def test_training_equals_a_plain_transformers_loop(finished_run, model_folder, train_file):
+    folder, _ = finished_run
+    expected, model = plain_loop(model_folder, train_file)
+    logged = [entry for entry in metrics(folder) if "train/loss" in entry]
+    assert len(logged) == STEPS
+    for entry, plain in zip(logged, expected, strict=True):
+        for name, value in plain.items():
+            assert entry[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+    trained = AutoModelForCausalLM.from_pretrained(folder / f"global_step_{STEPS}" / "huggingface")
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(trained.get_parameter(name), parameter, atol=1e-4), name
+
+
+@pytest.mark.slow
+def test_validation_is_the_mean_over_all_rows(finished_run, val_file):
+    """7 rows on 2 ranks with micro-batches of 2: no number divides another."""
+    folder, _ = finished_run
+    model_folder = folder / f"global_step_{STEPS}" / "huggingface"
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    dataset = SFTDataset([str(val_file)], AutoTokenizer.from_pretrained(model_folder), NESTED)
+    log_probs = []
+    for row in (dataset[index] for index in range(len(dataset))):
+        logits = model(input_ids=row["input_ids"][None]).logits[0, :-1].log_softmax(-1)
+        log_probs.append(logits.gather(-1, row["input_ids"][1:, None])[:, 0][row["loss_mask"][1:].bool()].detach())
+    log_probs = torch.cat(log_probs)
+    logged = metrics(folder)[-1]
+    assert logged["val/cross_entropy"] == pytest.approx(-log_probs.mean().item(), rel=1e-5)
+    assert logged["val/loss"] == pytest.approx((-log_probs.exp() * log_probs).mean().item(), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_leaves_curves_a_log_and_one_checkpoint(finished_run):
+    folder, output = finished_run
+    assert "train: 48 rows from 1 file(s)" in output
+    assert f"saved {folder / f'global_step_{STEPS}'}" in output
+    assert "Traceback" not in output
+    assert list((folder / "tensorboard").glob("events.*"))
+    assert (folder / "latest_checkpointed_iteration.txt").read_text() == str(STEPS)
+    assert not list(folder.glob("*.incomplete"))
+    model_folder = folder / f"global_step_{STEPS}" / "huggingface"
+    assert AutoTokenizer.from_pretrained(model_folder).chat_template
+    assert not list(model_folder.parent.glob("huggingface.incomplete"))
+
+
+@pytest.mark.slow
+def test_a_lora_run_leaves_merged_weights_and_the_adapter(model_folder, train_file, tmp_path):
+    arguments = trainer_arguments(
+        *(model_folder, train_file, tmp_path, "model.lora_rank=4", "model.lora_alpha=8"),
+        "trainer.total_training_steps=2",
+    )
+    run(arguments, ranks=1, log=tmp_path / "log.txt")
+    checkpoint = tmp_path / "global_step_2"
+    base = AutoModelForCausalLM.from_pretrained(model_folder)
+    adapted = PeftModel.from_pretrained(base, checkpoint / "huggingface" / ".." / "lora_adapter").eval()
+    merged = AutoModelForCausalLM.from_pretrained(checkpoint / "huggingface").eval()
+    tokens = torch.arange(5, 25)[None]
+    assert torch.allclose(merged(tokens).logits, adapted(tokens).logits, atol=1e-5)
+    untouched = AutoModelForCausalLM.from_pretrained(model_folder).eval()
+    assert not torch.allclose(merged(tokens).logits, untouched(tokens).logits, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_ten_updates_with_a_gradient_that_is_not_finite_stop_the_run(model_folder, train_file, tmp_path):
+    """A model with one infinite weight: every update is skipped and counted, the third stops the run."""
+    from tests.support.launch import finish, start
+
+    broken = tmp_path / "model"
+    model = AutoModelForCausalLM.from_pretrained(model_folder)
+    with torch.no_grad():
+        model.model.norm.weight[0] = torch.inf
+    model.save_pretrained(broken)
+    AutoTokenizer.from_pretrained(model_folder).save_pretrained(broken)
+    arguments = trainer_arguments(broken, train_file, tmp_path / "run", "trainer.max_skipped_updates=3")
+    process = start(arguments, ranks=0, log=tmp_path / "log.txt")
+    assert finish(process) == 3
+    error = (tmp_path / "log.txt").read_text().splitlines()[-1]
+    assert error.startswith("error: step 3: the gradient was not finite in 3 steps in a row")
+    rows = GlobalBatches(48, 8, seed=1).of_step(2)
+    assert error.endswith(", ".join(f"train.parquet:{row}" for row in rows))
+    assert [entry["train/skipped_updates"] for entry in metrics(tmp_path / "run")] == [1, 2, 3]
