@@ -1,4 +1,4 @@
-"""Small real inputs shared by the tests: a model folder, and parquet files in the columns of NuminaMath-CoT."""
+"""Small real inputs shared by the tests (a model folder, parquet files); tests marked `gpu` need a GPU."""
 
 from __future__ import annotations
 
@@ -57,3 +57,14 @@ def train_file(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def val_file(tmp_path_factory) -> Path:
     return write_parquet(tmp_path_factory.mktemp("data") / "val.parquet", arithmetic_rows(7, seed=1))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
+    if not gpu_tests:
+        return
+    import torch  # takes a second: only where a GPU test was collected
+
+    if not torch.cuda.is_available():
+        for item in gpu_tests:
+            item.add_marker(pytest.mark.skip(reason="no GPU"))

@@ -72,7 +72,7 @@ def engine_result(config, train_dataset):
     from verl_ext.trainer.dft_trainer import DFTTrainer
     from verl_ext.trainer.interruption import Interruption
 
-    trainer = DFTTrainer(config, train_dataset, None, Interruption())
+    trainer = DFTTrainer(config, train_dataset, None, None, None, Interruption())
     rows = [train_dataset[row] for row in trainer.train_dataloader.local_rows(0)]
     data = trainer._batch(rows)
     with trainer.engine.train_mode():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+import psutil
 
 TRAINER = "verl_ext.trainer.fsdp_dft_trainer"
 HANG_LIMIT_S = 300
@@ -72,8 +73,11 @@ def finish(process: subprocess.Popen) -> int:
 
 
 def kill(process: subprocess.Popen) -> None:
-    """kill -9 to the launcher and every rank at once."""
-    os.killpg(process.pid, signal.SIGKILL)
+    """kill -9 to the launcher and to every rank: torchrun starts its ranks in sessions of their own."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        member.kill()
+    psutil.wait_procs(family)
     process.wait()
 
 

@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("verl")
 
-from verl_ext.engine.attention import (  # noqa: E402
+from verl_ext.engine.attention import (
     Documents,
     attention_forward,
     documents_from_position_ids,

@@ -5,4 +5,4 @@ ENGINE_VENDOR = "verl_ext"
 
 # verl first: the end of this import fills its registry with our engines (see verl_ext.plugin). Were it to happen
 # in the middle of one of the modules here, that module would be needed before it is complete.
-import verl.workers.engine  # noqa: E402, F401
+import verl.workers.engine  # noqa: F401

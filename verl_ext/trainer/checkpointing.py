@@ -18,9 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch.distributed as dist
-import verl.utils.hdfs_io as hdfs_io
+from omegaconf import DictConfig
 from verl.utils.checkpoint.checkpoint_manager import get_checkpoint_tracker_filename
-from verl.utils.device import get_device_name
 from verl.workers.engine import BaseEngine
 
 from verl_ext.engine.hf_export import export_hugging_face
@@ -73,35 +72,49 @@ class Progress:
     skipped_in_a_row: int = 0
 
 
-def checkpoint_to_resume(folder: str | Path, resume_mode: str, resume_from_path: str | None) -> tuple[Path, int] | None:
-    """The checkpoint that a run continues from, and its step; None for a fresh start.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint on disk."""
+
+    path: Path
+    step: int
+    state: RunState
+    progress: Progress
+
+    @classmethod
+    def read(cls, path: Path) -> Checkpoint:
+        saved = json.loads((path / RUN_STATE_FILE).read_text())
+        return cls(path, _step_of(path), RunState(**saved["state"]), Progress(**saved["progress"]))
+
+
+def find_checkpoint(trainer: DictConfig, state: RunState) -> Checkpoint | None:
+    """The checkpoint that the configuration's `trainer` group says to continue from; None for a fresh start.
 
     Raises:
-        UserError: the checkpoint that was asked for is missing or incomplete.
+        UserError: it is missing or incomplete, or belongs to a run with other data, batches or ranks.
     """
-    if resume_mode == "disable":
+    if trainer.resume_mode == "disable":
         return None
-    if resume_from_path is not None:
-        path = Path(resume_from_path)
-        step = _step_of(path)
-        if step is None or not (path / RUN_STATE_FILE).is_file():
+    if trainer.resume_from_path is not None:
+        path = Path(trainer.resume_from_path)
+        if _step_of(path) is None or not (path / RUN_STATE_FILE).is_file():
             raise UserError(f"trainer.resume_from_path: {path} is not a complete checkpoint folder global_step_N")
-        return path, step
-    if resume_mode == "resume_path":
+    elif trainer.resume_mode == "resume_path":
         raise UserError("trainer.resume_from_path: not set, and trainer.resume_mode is resume_path")
-    complete = _complete_checkpoints(Path(folder))
-    if not complete:
+    else:
+        path = _newest_checkpoint(Path(trainer.default_local_dir))
+    if path is None:
         return None
+    checkpoint = Checkpoint.read(path)
+    state.require_same(checkpoint.state, path)
+    return checkpoint
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    complete = _complete_checkpoints(folder)
     tracker = Path(get_checkpoint_tracker_filename(str(folder)))
-    newest = int(tracker.read_text()) if tracker.is_file() else max(complete)
-    step = newest if newest in complete else max(complete)
-    return complete[step], step
-
-
-def load_run_state(path: Path) -> tuple[RunState, Progress]:
-    """Read a checkpoint's `run_state.json`."""
-    saved = json.loads((path / RUN_STATE_FILE).read_text())
-    return RunState(**saved["state"]), Progress(**saved["progress"])
+    step = int(tracker.read_text()) if tracker.is_file() else None
+    return complete.get(step) or (complete[max(complete)] if complete else None)
 
 
 class Checkpoints:
@@ -151,6 +164,8 @@ class Checkpoints:
             _write_atomically(Path(get_checkpoint_tracker_filename(str(self.folder))), str(step))
             self._prune(keep=step)
         if dist.get_rank() == 0 and self.hdfs_dir:
+            from verl.utils import hdfs_io
+
             hdfs_io.makedirs(self.hdfs_dir, exist_ok=True)
             hdfs_io.copy(src=str(final), dst=self.hdfs_dir, dirs_exist_ok=True)
         dist.barrier()
@@ -183,18 +198,6 @@ class Checkpoints:
         surplus = len(older) - (self.max_to_keep - 1)
         for step in older[: max(surplus, 0)]:
             shutil.rmtree(complete[step], ignore_errors=True)
-
-
-def run_state(*, num_rows: int, train_batch_size: int, seed: int, shuffle: bool) -> RunState:
-    """The state of this run, with the ranks and the device of this process group."""
-    return RunState(
-        num_rows=num_rows,
-        train_batch_size=train_batch_size,
-        seed=seed,
-        shuffle=shuffle,
-        world_size=dist.get_world_size(),
-        device=get_device_name(),
-    )
 
 
 def _step_of(path: Path) -> int | None:

@@ -26,7 +26,7 @@ from verl_ext.data.batching import GlobalBatches, evaluation_batches
 from verl_ext.data.sft_dataset import SFTDataset
 from verl_ext.errors import UserError
 from verl_ext.objectives.registry import get_objective
-from verl_ext.trainer.checkpointing import Checkpoints, Progress, checkpoint_to_resume, load_run_state, run_state
+from verl_ext.trainer.checkpointing import Checkpoint, Checkpoints, Progress, RunState
 from verl_ext.trainer.interruption import Interruption
 from verl_ext.trainer.quiet import prints_to_debug_log
 from verl_ext.trainer.run_log import RunLog
@@ -44,6 +44,8 @@ class DFTTrainer(SFTTrainer):
         config: composed from `dft_trainer.yaml`, checked.
         train_dataset: tokenised rows.
         val_dataset: tokenised rows, or None for no validation.
+        state: what a checkpoint must agree with.
+        checkpoint: where to continue from, or None.
         interruption: notes signals that ask the run to stop.
     """
 
@@ -52,11 +54,15 @@ class DFTTrainer(SFTTrainer):
         config: DictConfig,
         train_dataset: SFTDataset,
         val_dataset: SFTDataset | None,
+        state: RunState,
+        checkpoint: Checkpoint | None,
         interruption: Interruption,
     ) -> None:
         self.config = config
         self.train_dataset = train_dataset
         self.val_dataset = val_dataset
+        self.state = state
+        self.checkpoint = checkpoint
         self.interruption = interruption
         self.rank = dist.get_rank()
         self.device_name = get_device_name()
@@ -92,27 +98,17 @@ class DFTTrainer(SFTTrainer):
 
     def _build_ckpt_handler(self) -> None:
         trainer = self.config.trainer
-        state = run_state(
-            num_rows=len(self.train_dataset),
-            train_batch_size=self.config.data.train_batch_size,
-            seed=trainer.seed,
-            shuffle=self.config.data.shuffle,
-        )
         self.checkpoints = Checkpoints(
             self.engine,
-            state,
+            self.state,
             trainer.default_local_dir,
             max_to_keep=trainer.max_ckpt_to_keep,
             hdfs_dir=trainer.default_hdfs_dir,
         )
-        self.resume_global_step = 0
-        self.progress = Progress()
-        found = checkpoint_to_resume(trainer.default_local_dir, trainer.resume_mode, trainer.resume_from_path)
-        if found is not None:
-            path, self.resume_global_step = found
-            saved, self.progress = load_run_state(path)
-            state.require_same(saved, path)
-            self.checkpoints.load(path)
+        if self.checkpoint is not None:
+            self.checkpoints.load(self.checkpoint.path)
+        self.resume_global_step = 0 if self.checkpoint is None else self.checkpoint.step
+        self.progress = Progress() if self.checkpoint is None else self.checkpoint.progress
 
     def fit(self) -> bool:
         """Train to the end, or until a signal.

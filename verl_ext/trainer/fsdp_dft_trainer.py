@@ -13,7 +13,6 @@ SIGINT after saving, run the same command to continue.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -56,15 +55,26 @@ def _run(arguments: list[str]) -> int:
     train_dataset, val_dataset = load_datasets(config)
     check_rows(config, len(train_dataset), world_size)
 
+    from verl_ext.trainer.checkpointing import RunState, find_checkpoint
     from verl_ext.trainer.dft_trainer import DFTTrainer, TrainingDivergedError
     from verl_ext.trainer.interruption import INTERRUPTED_EXIT_CODE, Interruption
+    from verl_ext.trainer.run_folder import only_run_in
 
-    with join_ranks(device):
-        interruption = Interruption()
+    state = RunState(
+        num_rows=len(train_dataset),
+        train_batch_size=config.data.train_batch_size,
+        seed=config.trainer.seed,
+        shuffle=config.data.shuffle,
+        world_size=world_size,
+        device=device,
+    )
+    checkpoint = find_checkpoint(config.trainer, state)
+    with only_run_in(config.trainer.default_local_dir), join_ranks(device):
+        trainer = DFTTrainer(config, train_dataset, val_dataset, state, checkpoint, Interruption())
         try:
-            complete = DFTTrainer(config, train_dataset, val_dataset, interruption).fit()
+            complete = trainer.fit()
         except TrainingDivergedError as error:
-            if int(os.environ["RANK"]) == 0:
+            if trainer.rank == 0:
                 print(f"error: {error}", file=sys.stderr, flush=True)
             return DIVERGED_EXIT_CODE
     return 0 if complete else INTERRUPTED_EXIT_CODE

@@ -1,0 +1,73 @@
+"""What a user gets who installs the package: its metadata, data files, light imports, scripts and pinned sets."""
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import entry_points, version
+from pathlib import Path
+
+import pytest
+
+import verl_ext
+
+ROOT = Path(__file__).resolve().parents[2]
+SHELL_SCRIPTS = sorted(
+    path
+    for folder in ("sh", "recipes", "examples", ".ci")
+    for path in (ROOT / folder).rglob("*")
+    if path.is_file() and (path.suffix == ".sh" or path.parent.name == ".ci")
+)
+CONSTRAINTS = sorted((ROOT / "constraints").glob("*.txt"))
+
+
+def test_verl_finds_the_plugin():
+    found = {entry.name: entry.value for entry in entry_points(group="verl.plugins")}
+    assert found["verl_ext"] == "verl_ext.plugin"
+
+
+def test_installed_version_is_that_of_the_source():
+    assert version("verl_ext") == verl_ext.__version__
+
+
+@pytest.mark.parametrize("module", ["verl_ext", "verl_ext.objectives", "verl_ext.errors", "verl_ext.cli"])
+def test_light_modules_load_neither_verl_nor_ray(module):
+    code = f"import sys, {module}; print(*sorted({{'verl', 'ray'}} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert loaded.stdout.split() == []
+
+
+def test_wheel_holds_every_source_and_config_file(tmp_path):
+    for name in ("setup.py", "pyproject.toml", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "verl_ext", tmp_path / "verl_ext", ignore=shutil.ignore_patterns("__pycache__"))
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "."]
+    subprocess.run(build, cwd=tmp_path, check=True)
+    (wheel,) = tmp_path.glob("verl_ext-*.whl")
+
+    expected = {
+        path.relative_to(ROOT).as_posix()
+        for pattern in ("*.py", "*.yaml")
+        for path in (ROOT / "verl_ext").rglob(pattern)
+    }
+    assert expected <= set(zipfile.ZipFile(wheel).namelist())
+
+
+@pytest.mark.parametrize("script", SHELL_SCRIPTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_shell_script_parses(script):
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+@pytest.mark.parametrize("constraints", CONSTRAINTS, ids=lambda path: path.name)
+def test_every_constraint_is_exact_and_stated_once_for_each_python(constraints):
+    lines = [line for line in constraints.read_text().splitlines() if line and not line.startswith("#")]
+    pin = re.compile(r'([a-z0-9-]+)==([0-9][\w.!+]*)( ; python_version (<|>=|==) "3\.\d+")?')
+    assert [line for line in lines if not pin.fullmatch(line)] == []
+    keys = [(match[1], match[3]) for match in map(pin.fullmatch, lines)]
+    assert len(keys) == len(set(keys))
+
+
+def test_constraints_pin_the_verl_that_setup_requires():
+    required = re.search(r'"(verl==[^"]+)"', (ROOT / "setup.py").read_text())[1]
+    assert all(required in constraints.read_text().splitlines() for constraints in CONSTRAINTS)
