@@ -1,0 +1,1 @@
+"""What every script of `data_preprocess/` shares: read a source, check rows, write parquet, report."""

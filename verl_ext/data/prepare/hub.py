@@ -1,0 +1,42 @@
+"""Rows of a data set of the Hugging Face hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from verl_ext.data.prepare.arrow_rows import rows_of_batch
+from verl_ext.data.prepare.reasons import first_line
+from verl_ext.errors import DataError
+
+
+def read_hub(
+    hub_id: str, split: str, columns: list[str], start: int, stop: int | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows `start` to `stop` (exclusive) of a split as (location, values by column).
+
+    The whole data set is downloaded into the cache of `datasets` the first time.
+
+    Raises:
+        DataError: it cannot be loaded, or lacks a column.
+    """
+    # A second to import, and not needed for local files.
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    try:
+        data = load_dataset(hub_id, split=split)
+    except (DatasetsError, OSError, ValueError) as error:
+        reason = first_line(error)
+        raise DataError(f"{hub_id} ({split}): not loaded: {reason} (a local copy is read with --source)") from error
+    absent = [column for column in columns if column not in data.column_names]
+    if absent:
+        raise DataError(f"{hub_id} ({split}): no column {absent[0]!r} (it has: {', '.join(data.column_names)})")
+    stop = len(data) if stop is None else min(stop, len(data))
+    wanted = data.select_columns(columns).select(range(min(start, stop), stop)).with_format("arrow")
+    row = start
+    for table in wanted.iter(batch_size=1000):
+        for batch in table.to_batches():
+            for values in rows_of_batch(batch, hub_id):
+                yield f"{hub_id} {split} row {row}", values
+                row += 1

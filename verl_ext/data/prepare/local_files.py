@@ -1,0 +1,111 @@
+"""Readers of local files, each yielding (location, values by column) row by row."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from verl_ext.data.prepare.arrow_rows import rows_of_batch
+from verl_ext.data.prepare.reasons import first_line
+from verl_ext.errors import DataError
+
+Located = tuple[str, dict[str, Any]]
+Reader = Callable[[Path, list[str]], Iterator[Located]]
+
+_UTF8_MARK = b"\xef\xbb\xbf"
+
+
+def read_parquet(path: Path, columns: list[str]) -> Iterator[Located]:
+    row = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            absent = [column for column in columns if column not in file.schema_arrow.names]
+            if absent:
+                raise DataError(f"{path}: no column {absent[0]!r} (it has: {', '.join(file.schema_arrow.names)})")
+            for batch in file.iter_batches(columns=columns, batch_size=1000):
+                for values in rows_of_batch(batch, str(path)):
+                    yield f"{path} row {row}", values
+                    row += 1
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not readable as parquet from row {row} on: {first_line(error)}") from error
+
+
+def read_json_lines(path: Path, columns: list[str]) -> Iterator[Located]:
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        location = f"{path} line {number}"
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError:
+            # The fault of one row: its columns are what could not be decoded.
+            yield location, dict.fromkeys(columns, line)
+            continue
+        yield location, _object(text, location)
+
+
+def read_json(path: Path, columns: list[str]) -> Iterator[Located]:
+    """One object, an array of objects, or JSON lines under the wrong name."""
+    content = b"".join(_lines(path))
+    if not content.lstrip().startswith(b"["):
+        try:
+            document = json.loads(content)
+        except ValueError:  # several objects, or one that is not UTF-8
+            yield from read_json_lines(path, columns)
+            return
+        if isinstance(document, dict):
+            yield f"{path} row 0", document
+            return
+        raise DataError(f"{path}: expected objects, found {type(document).__name__}")
+    try:
+        document = json.loads(content)
+    except ValueError as error:
+        raise DataError(f"{path}: not a JSON array: {first_line(error)}") from error
+    for row, values in enumerate(document):
+        if not isinstance(values, dict):
+            raise DataError(f"{path} row {row}: expected an object, found {type(values).__name__}")
+        yield f"{path} row {row}", values
+
+
+READERS: dict[str, Reader] = {
+    ".parquet": read_parquet,
+    ".jsonl": read_json_lines,
+    ".jsonl.gz": read_json_lines,
+    ".json": read_json,
+    ".json.gz": read_json,
+}
+
+
+def reader_of(path: Path) -> Reader:
+    for suffix, reader in READERS.items():
+        if path.name.endswith(suffix):
+            return reader
+    raise DataError(f"{path}: unknown kind of file (known: {', '.join(READERS)})")
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    number = 0
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                yield line.removeprefix(_UTF8_MARK) if number == 1 else line
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} line {number + 1}: not readable: {first_line(error)}") from error
+
+
+def _object(text: str, location: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else first_line(error)
+        raise DataError(f"{location}: not JSON: {reason}") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{location}: expected an object, found {type(values).__name__}")
+    return values
