@@ -215,7 +215,7 @@ def test_a_row_that_the_chat_template_refuses_is_named(error_of, tmp_path):
 @pytest.mark.slow
 def test_under_torchrun_the_line_comes_once_and_the_ranks_exit_with_2(model_folder, train_file, tmp_path):
     arguments = trainer_arguments(model_folder, train_file, tmp_path / "run", "data.train_batch_size=9")
-    ended = subprocess.run(command(arguments, ranks=2), capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(command(arguments, ranks=2), check=False, capture_output=True, text=True, timeout=300)
     errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
     assert errors == ["error: data.train_batch_size: got 9, expected a multiple of 2, the data-parallel ranks"]
     assert "exitcode  : 2" in ended.stderr
@@ -224,5 +224,5 @@ def test_under_torchrun_the_line_comes_once_and_the_ranks_exit_with_2(model_fold
 
 def test_without_torchrun_the_process_exits_with_2(model_folder, train_file, tmp_path):
     arguments = trainer_arguments(model_folder, train_file, tmp_path / "run", "optim.lrr=1")
-    ended = subprocess.run(command(arguments, ranks=0), capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(command(arguments, ranks=0), check=False, capture_output=True, text=True, timeout=300)
     assert (ended.returncode, ended.stderr) == (2, "error: unknown key optim.lrr; did you mean optim.lr?\n")

@@ -51,7 +51,9 @@ def workspace(tmp_path_factory) -> Path:
 def test_loss_and_gradient_are_equal_in_every_mode(workspace, ranks):
     """{ranks} x {SP} x {padded, packed} x {micro-batch} x {fused, plain head} x {LoRA}, tied and untied, few KV heads."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    ended = subprocess.run([*launcher, str(WORKER), str(workspace)], capture_output=True, text=True, timeout=900)
+    ended = subprocess.run(
+        [*launcher, str(WORKER), str(workspace)], check=False, capture_output=True, text=True, timeout=900
+    )
     assert ended.returncode == 0, ended.stderr[-4000:]
     results = json.loads((workspace / f"result_{ranks}.json").read_text())
 
