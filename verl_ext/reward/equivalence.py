@@ -20,7 +20,8 @@ Symbolic = Callable[[str, str, str], bool | None]
 """(gold, answer, "expression" or "equation") -> whether they are equal, None where it could not be told."""
 
 _NAMED = re.compile(
-    r"((?:[a-zA-Z]|\\[a-zA-Z]{2,8})(?:_(?:\w|\{[^{}]{1,20}\}|\\[a-z]{2,6}\b))?'{0,2}(?:\([a-zA-Z](?:,[a-zA-Z]){0,3}\))?) ?= ?(.+)",
+    r"((?:[a-zA-Z]|\\[a-zA-Z]{2,8})(?:_(?:\w|\{[^{}]{1,20}\}|\\[a-z]{2,6}\b))?'{0,2}"
+    r"(?:\([a-zA-Z](?:,[a-zA-Z]){0,3}\))?) ?= ?(.+)",
     re.DOTALL,
 )
 _EQUALS = re.compile(r"(?<![<>!\\])=")

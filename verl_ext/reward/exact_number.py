@@ -11,7 +11,7 @@ from fractions import Fraction
 
 MAX_DIGITS = 400
 MAX_EXPONENT = 2000
-"""Bounds on what is read: beyond them a number is left to the confined worker, so nobody can make us compute 10^(10^9)."""
+"""Beyond these a number is left to the confined worker: nobody can make this process compute 10^(10^9)."""
 
 _DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
 _INTEGER_OR_DECIMAL = re.compile(rf"{_DECIMAL}")

@@ -12,13 +12,17 @@ PHRASE_WINDOW = 2000
 
 _BRACE_OR_ESCAPE = re.compile(r"\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"[^\s${}\\]{1,200}")
-_BOX_BEFORE = re.compile(r"\\(?:boxed|fbox)\{([^{}]{1,80}|[^{}]{0,40}\{[^{}]{0,40}\}[^{}]{0,40})\}\$?[ ,;]{0,3}"
-                         r"(?:(?:and|or|\\text\{ ?(?:and|or) ?\})[ ]{0,2})?\$?$")
+_BOX_BEFORE = re.compile(
+    r"\\(?:boxed|fbox)\{([^{}]{1,80}|[^{}]{0,40}\{[^{}]{0,40}\}[^{}]{0,40})\}\$?[ ,;]{0,3}"
+    r"(?:(?:and|or|\\text\{ ?(?:and|or) ?\})[ ]{0,2})?\$?$"
+)
 _PHRASE = re.compile(r"(?:final answer|answer|final result)(?: is|:| =)[ :]{0,3}(?:\*\*)?", re.IGNORECASE)
 _ANSWER_LINE = re.compile(r"answer[ \t]{0,3}:[ \t]{0,5}([^\n]{1,2000})", re.IGNORECASE)
 _HASHES = re.compile(r"####[ \t]{0,5}([^\n]{1,2000})")
 _NUMBER = re.compile(r"-?(?<![\d.])(?:\d[\d,]{0,60}(?:\.\d{1,60})?|\.\d{1,60})")
-_DELIMITED = re.compile(r"\$\$([^$]{1,1000})\$\$|\$([^$]{1,1000})\$|\\\(([^\n]{1,1000}?)\\\)|\\\[([^$]{1,1000}?)\\\]")
+_DELIMITED = re.compile(
+    r"\$\$((?:[^$\\]|\\.){1,1000})\$\$|\$((?:[^$\\]|\\.){1,1000})\$|\\\(([^\n]{1,1000}?)\\\)|\\\[([^$]{1,1000}?)\\\]"
+)
 _SENTENCE_END = re.compile(r"\.(?=\s|$)|\n|\bI hope\b")
 _ANSWER_TAG = re.compile(r"<answer>(.{0,4000}?)</answer>", re.DOTALL)
 
@@ -70,6 +74,11 @@ def _box_at(text: str, start: int) -> str | None:
             if depth == 0:
                 return text[begin + 1 : match.start()]
     return None
+
+
+def has_closed_box(text: str) -> bool:
+    """Whether the response ends with an answer in a box that is closed."""
+    return last_boxed(text) is not None
 
 
 def strict_boxed(text: str) -> str | None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from verl_ext.errors import ConfigError
 from verl_ext.reward import extraction
 from verl_ext.reward.equivalence import equivalent
 from verl_ext.reward.policy import GradingPolicy
@@ -37,6 +38,13 @@ class Grade:
     """Time that grading this answer took, without any time in a queue."""
     detail: str = ""
     """What went wrong, in a few words; never model text."""
+    score: float | None = None
+    """A graded score from 0 to 1 where the grader gives one (a judge); None where right and wrong is all there is."""
+
+    @property
+    def share(self) -> float:
+        """The grade from 0 (wrong) to 1 (right)."""
+        return float(self.correct) if self.score is None else self.score
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,8 @@ def prepare(
         return Grade(False, prediction, "unparsable_gold", time.perf_counter() - started, "the gold answer is empty")
     if prediction is None or not prediction.strip():
         return Grade(False, None, "no_answer", time.perf_counter() - started)
+    if rule.extraction == "judge":
+        raise ConfigError("data_source", given=data_source, expected="another source; this one needs a remote judge")
     if rule.task:
         return Undecided(gold_text, prediction[:MAX_ANSWER_CHARS], chosen, rule.task, time.perf_counter() - started)
     verdict: bool | None = prediction.strip() == gold_text
@@ -135,7 +145,7 @@ def gold_answer(gold: str | Sequence[str], rule: SourceRule) -> str:
     if rule.task:
         return gold
     gold = gold.strip()
-    if gold.startswith("['") or gold.startswith('["'):
+    if gold.startswith(("['", '["')):
         return ", ".join(_listed(gold))
     if "####" in gold:
         return extraction.after_hashes(gold) or ""

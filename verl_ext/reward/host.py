@@ -23,7 +23,7 @@ from verl_ext.reward.grader import Undecided
 from verl_ext.reward.policy import GradingPolicy
 
 MAX_ATTEMPTS = 3
-"""A worker that dies without a verdict (killed from outside, or out of memory) is replaced and its answer tried again."""
+"""A worker that dies without a verdict (killed, or out of memory) is replaced, and its answer tried again."""
 TASKS_PER_WORKER = 2000
 """A worker is replaced after this many answers, which bounds whatever sympy keeps."""
 

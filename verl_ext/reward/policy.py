@@ -28,7 +28,7 @@ class GradingPolicy:
     """Whether the relative tolerance holds only where gold or answer is written as a decimal, or for every number."""
 
     percent: Literal["value", "any"] = "value"
-    """`value`: 50% is 0.5, and the sign may be left out of a number above 1. `any`: x, x/100 and 100x are all the same."""
+    """`value`: 50% is 0.5, and the sign may be left out of a number above 1. `any`: x, x/100 and 100x are the same."""
 
     units: Literal["optional", "required"] = "optional"
     """Whether an answer without the gold's unit (or with one where the gold has none) is accepted. Two different

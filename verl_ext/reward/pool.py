@@ -109,14 +109,14 @@ class GraderPool:
         """Start to grade one response; what text comparison can decide is decided on return."""
         result = prepare(response, gold, data_source, policy=policy, after_think=after_think)
         if isinstance(result, Undecided):
-            return self._send(result)
+            return self.send(result)
         future: Future[Grade] = Future()
         future.set_result(result)
         return future
 
     def decide(self, undecided: Undecided) -> Grade:
         """The grade of an answer that `grader.prepare` could not decide."""
-        return self._send(undecided).result()
+        return self.send(undecided).result()
 
     def close(self) -> None:
         """End the workers. Answers that still wait get status `error`."""
@@ -133,7 +133,8 @@ class GraderPool:
                 host.kill()
                 host.wait()
 
-    def _send(self, undecided: Undecided) -> Future[Grade]:
+    def send(self, undecided: Undecided) -> Future[Grade]:
+        """Start to decide what `grader.prepare` could not."""
         number, future = next(self._numbers), Future()
         message = {"id": number, "undecided": asdict(undecided)}
         line = json.dumps(message) + "\n"
@@ -200,14 +201,14 @@ class GraderPool:
             future.set_result(verdict_of(undecided, (False, "error", why), 0.0))
 
 
-_shared: tuple[int, GraderPool] | None = None
+_shared: dict[tuple[int, int, float, int], GraderPool] = {}
 _shared_lock = threading.Lock()
 
 
-def shared_pool() -> GraderPool:
-    """One worker for callers of `grader.grade`, kept until this process ends; a forked child gets its own."""
-    global _shared
+def shared_pool(workers: int = 1, timeout_s: float = 5.0, memory_mb: int = 2048) -> GraderPool:
+    """A pool kept until this process ends, one for each set of limits; a forked child gets its own."""
+    key = (os.getpid(), workers, timeout_s, memory_mb)
     with _shared_lock:
-        if _shared is None or _shared[0] != os.getpid():
-            _shared = (os.getpid(), GraderPool(workers=1))
-        return _shared[1]
+        if key not in _shared:
+            _shared[key] = GraderPool(workers, timeout_s, memory_mb)
+        return _shared[key]

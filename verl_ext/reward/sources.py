@@ -6,8 +6,10 @@ source that nobody can grade would give every response a reward of 0.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from verl_ext.errors import ConfigError, nearest
 from verl_ext.reward.policy import STRICT, GradingPolicy
@@ -19,7 +21,7 @@ REASONING_GYM_PREFIX = "reasoning_gym/"
 class SourceRule:
     """How the answers of one data source are found and compared."""
 
-    extraction: Literal["math", "strict_box", "answer_line", "gsm8k", "choice", "reasoning_gym"] = "math"
+    extraction: Literal["math", "strict_box", "answer_line", "gsm8k", "choice", "reasoning_gym", "judge"] = "math"
     policy: GradingPolicy = STRICT
     task: str = ""
     """Name of the reasoning-gym task, whose own scorer decides."""
@@ -30,7 +32,8 @@ _GSM8K = SourceRule(extraction="gsm8k")
 _STRICT_BOX = SourceRule(extraction="strict_box")
 _ANSWER_LINE = SourceRule(extraction="answer_line")
 _CHOICE = SourceRule(extraction="choice")
-# Minerva's golds are physical quantities with the digits that the problem gave; 1e-4 is what the published harness allows.
+_JUDGE = SourceRule(extraction="judge")
+# Minerva's golds are physical quantities with few digits; 1e-4 of their size is what the published harness allows.
 _MINERVA = SourceRule(policy=GradingPolicy(relative_tolerance=1e-4))
 
 SOURCES: dict[str, SourceRule] = {
@@ -54,8 +57,8 @@ SOURCES: dict[str, SourceRule] = {
     **dict.fromkeys(("olympiadbench", "olympiad_bench", "Hothan/OlympiadBench", "math-ai/olympiadbench"), _MATH),
     **dict.fromkeys(
         (
-            "AI-MO/NuminaMath-CoT", "AI-MO/NuminaMath-1.5", "numina_math", "aops_forum", "amc_aime", "cn_k12", "olympiads",
-            "synthetic_amc", "synthetic_math", "numina_aops_forum", "numina_synthetic_math", "numina_amc_aime",
+            "AI-MO/NuminaMath-CoT", "AI-MO/NuminaMath-1.5", "numina_math", "aops_forum", "amc_aime", "cn_k12",
+            "olympiads", "synthetic_amc", "synthetic_math", "numina_aops_forum", "numina_synthetic_math", "numina_amc_aime",
             "numina_synthetic_amc", "numina_cn_k12", "numina_olympiads",
         ),
         _MATH,
@@ -66,6 +69,7 @@ SOURCES: dict[str, SourceRule] = {
          "aime_2025_dapo_boxed"),
         _STRICT_BOX,
     ),
+    **dict.fromkeys(("proof", "math_proof"), _JUDGE),
     **dict.fromkeys(("multiple_choice", "aqua", "sat_math", "mmlu_stem", "gpqa"), _CHOICE),
 }  # fmt: skip
 
@@ -85,3 +89,34 @@ def rule_for(data_source: str) -> SourceRule:
     hint = f"(did you mean {close!r}?) " if close else ""
     known = ", ".join(sorted(SOURCES))
     raise ConfigError("data_source", given=data_source, expected=f"{hint}one of {known}, {REASONING_GYM_PREFIX}TASK")
+
+
+def check_data_files(files: Iterable[Any], *, column: str, has_judge: bool) -> None:
+    """Check every data source named in the parquet files of a run, before anything heavy starts.
+
+    Args:
+        files: a path, a list of paths or None, as in `data.train_files`. Only local parquet files are read.
+        column: the column that names the source.
+        has_judge: whether a remote judge is configured.
+
+    Raises:
+        ConfigError: a source that no rule covers, or that needs a judge where there is none.
+    """
+    for name in sorted(set().union(*(_sources_in(path, column) for path in _paths(files)))):
+        if rule_for(name).extraction == "judge" and not has_judge:
+            raise ConfigError("reward.reward_kwargs.judge", given=None, expected=f"a judge, for data source {name!r}")
+
+
+def _paths(files: Iterable[Any]) -> list[str]:
+    paths = []
+    for entry in files:
+        paths += [] if entry is None else [entry] if isinstance(entry, str) else list(entry)
+    return [str(path) for path in paths if str(path).endswith(".parquet") and os.path.isfile(path)]
+
+
+def _sources_in(path: str, column: str) -> set[str]:
+    from pyarrow import parquet
+
+    if column not in parquet.read_schema(path).names:
+        return set()
+    return set(parquet.read_table(path, columns=[column]).column(column).unique().to_pylist()) - {None}

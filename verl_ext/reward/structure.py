@@ -34,7 +34,7 @@ class Group:
     r"""Several parts.
 
     kind: `list` (bare, `1, 2`), `set` (`\{1, 2\}`), `sequence` (has dots in it: `1, 3, \ldots`), `bracket` (a pair of
-    brackets named by `ends`), `union`, `matrix` (items are rows of kind `row`; `ends` tells a determinant from a matrix).
+    brackets named by `ends`), `union`, `matrix` (items of kind `row`; `ends` tells a determinant from a matrix).
     """
 
     kind: str
