@@ -21,6 +21,7 @@ from verl_ext.reward.symbolic import Unparsable, compare
 
 Outcome = tuple[bool, Status, str]
 
+ALARM_GRACE_S = 3.0
 _PR_SET_PDEATHSIG = 1
 _WRITE_FLAGS = 0o3 | 0o100 | 0o1000 | 0o2000  # O_ACCMODE, O_CREAT, O_TRUNC, O_APPEND
 _READ_ONLY_OS_EVENTS = frozenset({"os.listdir", "os.scandir", "os.walk", "os.fwalk", "os.getxattr", "os.listxattr"})
@@ -35,8 +36,7 @@ def confine(memory_mb: int) -> None:
     """Give up, for the rest of this process, what grading does not need. Called once, after all imports.
 
     Limits of the kernel (memory, file size, processes, core dumps) hold for any code; the audit hook stops Python code
-    from opening files for writing, sockets, threads and processes. CPU time is bounded by the time limit of an answer:
-    the process has one thread, and is killed when it exceeds it.
+    from opening files for writing, sockets and processes. CPU time is bounded by the time limit of an answer (`run`).
     """
     sys.dont_write_bytecode = True
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -61,11 +61,19 @@ def _deny(event: str, arguments: tuple[Any, ...]) -> None:
         raise PermissionError(f"a grader process may not use {event}")
 
 
-def run(undecided: Undecided) -> tuple[Outcome, float]:
-    """Settle one comparison in a confined process; returns the outcome and the seconds that it took."""
+def run(undecided: Undecided, timeout_s: float) -> tuple[Outcome, float]:
+    """Settle one comparison in a confined process; returns the outcome and the seconds that it took.
+
+    The host kills a worker that exceeds the limit. Should the host be gone, the kernel does, a little later: an alarm
+    without a handler also ends a process that is inside one long computation in C.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, timeout_s + ALARM_GRACE_S)
     started = time.perf_counter()
     outcome = decide(undecided)
-    return outcome, time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return outcome, seconds
 
 
 def decide(undecided: Undecided) -> Outcome:

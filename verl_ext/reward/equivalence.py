@@ -278,7 +278,7 @@ def _choices(gold: str, answer: str) -> bool | None:
 def _words(gold: str, answer: str) -> bool | None:
     """Answers in words (`east`, `Evelyn`): the same words, whatever their case."""
     gold_words, answer_words = _TEXT.sub(r"\1", gold).strip(), _TEXT.sub(r"\1", answer).strip()
-    if not _WORDS.fullmatch(gold_words) or ("\\text" not in gold and len(gold_words) < 3):
+    if not _WORDS.fullmatch(gold_words) or ("\\text" not in gold and len(gold_words) < 4):
         return None
     return gold_words.casefold() == answer_words.casefold()
 

@@ -7,6 +7,8 @@ import re
 BOX_OPENERS = ("\\boxed", "\\fbox")
 STRICT_BOX_TAIL = 100
 """DAPO's strict box mode looks at no more than this many last characters."""
+MAX_BOX_CHARS = 20_000
+"""A box that is not closed within so many characters counts as never closed."""
 PHRASE_WINDOW = 2000
 """The phrase `final answer is` is looked for in no more than this many last characters."""
 
@@ -65,7 +67,7 @@ def _box_at(text: str, start: int) -> str | None:
         bare = _BARE_BOX.match(text, begin)
         return bare.group() if bare else None
     depth = 0
-    for match in _BRACE_OR_ESCAPE.finditer(text, begin):
+    for match in _BRACE_OR_ESCAPE.finditer(text, begin, begin + MAX_BOX_CHARS):
         token = match.group()
         if token == "{":
             depth += 1
@@ -89,12 +91,10 @@ def strict_boxed(text: str) -> str | None:
 def answer_phrase(text: str) -> str | None:
     """What follows the last `final answer is`, `the answer is` or `Answer:`."""
     tail = text[-PHRASE_WINDOW:]
-    last = None
-    for last in _PHRASE.finditer(tail):
-        pass
-    if last is None:
+    ends = [match.end() for match in _PHRASE.finditer(tail)]
+    if not ends:
         return None
-    rest = tail[last.end() :].lstrip()
+    rest = tail[ends[-1] :].lstrip()
     delimited = _DELIMITED.match(rest)
     if delimited:
         return next(group for group in delimited.groups() if group is not None).strip() or None

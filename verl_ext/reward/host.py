@@ -34,9 +34,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, required=True)
     parser.add_argument("--timeout-s", type=float, required=True)
     parser.add_argument("--memory-mb", type=int, required=True)
+    parser.add_argument("--reasoning-gym", action="store_true", help="load it before the workers start")
     options = parser.parse_args(arguments)
     requests, replies = _take_standard_streams()
-    _Host(options.workers, options.timeout_s, options.memory_mb, replies).serve(requests)
+    _Host(options, replies).serve(requests)
     os._exit(0)  # without waiting for threads that pebble may keep in a worker's last second
 
 
@@ -51,20 +52,21 @@ def _take_standard_streams() -> tuple[TextIO, TextIO]:
 
 
 class _Host:
-    def __init__(self, workers: int, timeout_s: float, memory_mb: int, replies: TextIO) -> None:
+    def __init__(self, options: argparse.Namespace, replies: TextIO) -> None:
         from verl_ext.reward import workers as worker_side
 
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["verl_ext.reward.warm"])
+        extra = ["reasoning_gym"] if options.reasoning_gym else []
+        context.set_forkserver_preload(["verl_ext.reward.warm", *extra])
         self.run = worker_side.run
-        self.timeout_s = timeout_s
+        self.timeout_s = options.timeout_s
         self.replies = replies
         self.lock = threading.Lock()
         self.pool = ProcessPool(
-            max_workers=workers,
+            max_workers=options.workers,
             max_tasks=TASKS_PER_WORKER,
             initializer=worker_side.start,
-            initargs=(memory_mb,),
+            initargs=(options.memory_mb,),
             context=context,
         )
 
@@ -78,7 +80,7 @@ class _Host:
         self.pool.join()
 
     def _schedule(self, number: int, undecided: Undecided, attempt: int) -> None:
-        future = self.pool.schedule(self.run, args=(undecided,), timeout=self.timeout_s)
+        future = self.pool.schedule(self.run, args=(undecided, self.timeout_s), timeout=self.timeout_s)
         future.add_done_callback(partial(self._settle, number, undecided, attempt))
 
     def _settle(self, number: int, undecided: Undecided, attempt: int, future: Future[Any]) -> None:

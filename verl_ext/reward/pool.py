@@ -62,6 +62,7 @@ class GraderPool:
         self._host: subprocess.Popen[str] | None = None
         self._restarts = 0
         self._closed = False
+        self._has_reasoning_gym = False
 
     def __enter__(self) -> GraderPool:
         return self
@@ -142,8 +143,13 @@ class GraderPool:
             if self._closed:
                 raise RuntimeError("the GraderPool is closed")
             self._waiting[number] = (line, undecided, future)
+            needs_reasoning_gym = bool(undecided.task) and not self._has_reasoning_gym
+            if needs_reasoning_gym:
+                self._has_reasoning_gym = True
             if self._host is None:
                 self._start_host()
+            elif needs_reasoning_gym:
+                self._host.kill()  # its successor has the library loaded, and is handed everything that waits
             else:
                 self._write([line])
         return future
@@ -154,7 +160,7 @@ class GraderPool:
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         environment.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
         self._host = subprocess.Popen(
-            self._command,
+            [*self._command, *(["--reasoning-gym"] if self._has_reasoning_gym else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,

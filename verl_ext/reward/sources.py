@@ -58,8 +58,8 @@ SOURCES: dict[str, SourceRule] = {
     **dict.fromkeys(
         (
             "AI-MO/NuminaMath-CoT", "AI-MO/NuminaMath-1.5", "numina_math", "aops_forum", "amc_aime", "cn_k12",
-            "olympiads", "synthetic_amc", "synthetic_math", "numina_aops_forum", "numina_synthetic_math", "numina_amc_aime",
-            "numina_synthetic_amc", "numina_cn_k12", "numina_olympiads",
+            "olympiads", "synthetic_amc", "synthetic_math", "numina_aops_forum", "numina_synthetic_math",
+            "numina_amc_aime", "numina_synthetic_amc", "numina_cn_k12", "numina_olympiads",
         ),
         _MATH,
     ),

@@ -14,6 +14,7 @@ MAX_ITEMS = 500
 _OPEN, _CLOSE = "([{", ")]}"
 _MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|array)\}(?:\{[clr| ]{0,20}\})?(.{0,4000}?)\\end\{\1\}", re.DOTALL)
 _CONNECTOR = re.compile(r" ?\\text ?\{[ ,]{0,3}(?:and|or)[ ,]{0,3}\} ?|(?:, ?| )(?:and|or) |;")
+_SIGN = re.compile(r"[<>]|\\[lg]e(?![a-z])")
 _UP, _DOWN = r"(<|\\le(?![a-z]))", r"(>|\\ge(?![a-z]))"
 _RANGE = re.compile(rf"([^<>]{{1,200}}?){_UP}([^<>]{{1,60}}?){_UP}([^<>]{{1,200}})")
 _FALLING_RANGE = re.compile(rf"([^<>]{{1,200}}?){_DOWN}([^<>]{{1,60}}?){_DOWN}([^<>]{{1,200}})")
@@ -154,7 +155,7 @@ def _items_of(inner: str, kind: str, ends: str, depth: int) -> Group | None:
 
 def _read_inequality(text: str, depth: int) -> Group | None:
     r"""`1 < x \le 3` and `x > 2` as the intervals they are, with the name of the variable."""
-    if "=" in text:
+    if "=" in text or not 1 <= len(_SIGN.findall(text)) <= 2:
         return None
     if found := _FALLING_RANGE.fullmatch(text):
         high, right, name, left, low = found.groups()

@@ -16,8 +16,8 @@ def start(memory_mb: int) -> None:
     confined.confine(memory_mb)
 
 
-def run(undecided: Undecided) -> tuple[Outcome, float]:
+def run(undecided: Undecided, timeout_s: float) -> tuple[Outcome, float]:
     """See `confined.run`."""
     from verl_ext.reward import confined
 
-    return confined.run(undecided)
+    return confined.run(undecided, timeout_s)
