@@ -13,14 +13,16 @@ MAX_DIGITS = 400
 MAX_EXPONENT = 2000
 """Beyond these a number is left to the confined worker: nobody can make this process compute 10^(10^9)."""
 
-_DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
+_DECIMAL = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
 _INTEGER_OR_DECIMAL = re.compile(rf"{_DECIMAL}")
-_SCIENTIFIC = re.compile(rf"({_DECIMAL})[eE]([+-]?\d{{1,5}})")
-_TIMES_POWER = re.compile(rf"(?:({_DECIMAL})(?:\\times|\\cdot|\*))?10\^(?:\{{([+-]?\d{{1,5}})\}}|(\d))")
-_FRACTION = re.compile(rf"(\d*)\\frac\{{([+-]?{_DECIMAL})\}}\{{([+-]?{_DECIMAL})\}}")
+_SCIENTIFIC = re.compile(rf"({_DECIMAL})[eE]([+-]?[0-9]{{1,5}})")
+_TIMES_POWER = re.compile(
+    rf"(?:({_DECIMAL}) ?(?:\\times|\\cdot|\*) ?)?10\^(?:\{{([+-]?[0-9]{{1,5}})\}}|([0-9]))"
+)
+_FRACTION = re.compile(rf"([0-9]*) ?\\frac ?\{{([+-]?{_DECIMAL})\}}\{{([+-]?{_DECIMAL})\}}")
 _SLASH = re.compile(rf"\(?([+-]?{_DECIMAL})\)?/\(?([+-]?{_DECIMAL})\)?")
-_MIXED_SLASH = re.compile(r"(\d+) (\d+)/(\d+)")
-_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d*)?")
+_MIXED_SLASH = re.compile(r"([0-9]+) ([0-9]+)/([0-9]+)")
+_THOUSANDS = re.compile(r"[0-9]{1,3}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+)(?:\.[0-9]*)?")
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class ExactNumber:
 
 def has_thousands_separators(text: str) -> bool:
     """Whether `text` can be read as one number with separators; `7,144` can also be a list of two."""
-    return _THOUSANDS.fullmatch(text.lstrip("+-")) is not None
+    return "," in text and _THOUSANDS.fullmatch(text.lstrip("+-")) is not None
 
 
 def read_number(text: str) -> ExactNumber | None:
@@ -53,13 +55,13 @@ def read_number(text: str) -> ExactNumber | None:
     if mixed:
         whole, above, below = (int(group) for group in mixed.groups())
         return ExactNumber(sign * (whole + Fraction(above, below)), False) if below else None
-    unsigned = _read_unsigned(text.replace(" ", ""))
+    unsigned = _read_unsigned(text)
     return ExactNumber(sign * unsigned.value, unsigned.is_decimal) if unsigned else None
 
 
 def _read_unsigned(text: str) -> ExactNumber | None:
     if _THOUSANDS.fullmatch(text):
-        text = text.replace(",", "")
+        text = text.replace(",", "").replace(" ", "")
     if _INTEGER_OR_DECIMAL.fullmatch(text):
         return ExactNumber(Fraction(text.rstrip(".")), "." in text.rstrip("."))
     if found := _SCIENTIFIC.fullmatch(text):

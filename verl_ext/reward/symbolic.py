@@ -14,7 +14,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 import sympy
-from latex2sympy2_extended.latex2sympy2 import NormalizationConfig, latex2sympy, normalize_latex
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy, normalize_latex
 from math_verify.grader import should_treat_as_complex, verify
 from sympy.core.function import AppliedUndef
 
@@ -22,10 +22,13 @@ from sympy.core.function import AppliedUndef
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 DIGITS = 30
+MAX_NESTING = 24
+"""Deeper brackets are refused: the parser's time grows without bound with them, and no answer needs them."""
 _EQUAL_WITHIN = sympy.Float("1e-20", DIGITS)
 _SPACING = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
 )
+_CASE_MATTERS = ConversionConfig(lowercase_symbols=False)
 _POINTS = (
     (Fraction(7, 5), Fraction(11, 7), Fraction(13, 6), Fraction(5, 11), Fraction(17, 9), Fraction(8, 3)),
     (Fraction(-13, 9), Fraction(-3, 7), Fraction(-19, 8), Fraction(-6, 5), Fraction(-23, 12), Fraction(-2, 9)),
@@ -40,6 +43,14 @@ class Unparsable(Exception):
     """A text that is no expression for latex2sympy."""
 
 
+def _nesting(text: str) -> int:
+    deepest = depth = 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, depth)
+    return deepest
+
+
 @lru_cache(maxsize=256)
 def parse(text: str) -> sympy.Basic:
     """The expression that a normalised text stands for.
@@ -47,10 +58,16 @@ def parse(text: str) -> sympy.Basic:
     Raises:
         Unparsable: with the kind of failure, never the text (printing a parsed tower of powers can hang).
     """
+    if _nesting(text) > MAX_NESTING:
+        raise Unparsable("nested too deeply")
     latex = normalize_latex(_PLAIN_EXPONENT.sub(r"\\cdot 10^{\1}", text), config=_SPACING)
     try:
         parsed = latex2sympy(
-            latex, is_real=not should_treat_as_complex(latex), convert_degrees=False, normalization_config=None
+            latex,
+            is_real=not should_treat_as_complex(latex),
+            convert_degrees=False,
+            normalization_config=None,
+            conversion_config=_CASE_MATTERS,
         )
     except MemoryError:
         raise
@@ -118,13 +135,13 @@ def _same_value(gold: sympy.Basic, answer: sympy.Basic) -> bool | None:
     if any(bool(one.is_real) != bool(other.is_real) for one, other in pairs):
         return False
     # sqrt(1/n) and 1/sqrt(n) differ below 0, where neither is real: where real points exist they decide.
-    has_imaginary_unit = any(symbol.name == "i" for symbol in gold.free_symbols | answer.free_symbols)
-    deciding = pairs if has_imaginary_unit else real or pairs
+    names = {symbol.name for symbol in gold.free_symbols | answer.free_symbols}
+    deciding = pairs if "i" in names else real or pairs
     if not deciding:
         return None
     if not all(_close(one, other) for one, other in deciding):
         return False
-    return True if len(deciding) > 1 or not (gold.free_symbols | answer.free_symbols) else None
+    return True if len(deciding) > 1 or not names - {"i"} else None
 
 
 def _values(gold: sympy.Expr, answer: sympy.Expr):

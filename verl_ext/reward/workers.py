@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from multiprocessing.connection import Connection
 
-if TYPE_CHECKING:
-    from verl_ext.reward.confined import Outcome
+
+def serve(pipe: Connection, memory_mb: int, timeout_s: float) -> None:
+    """Say that we are ready, then answer jobs until the pipe closes.
+
+    Messages are JSON: what comes out of a process that handles untrusted text is never unpickled.
+    """
+    from verl_ext.reward import confined, warm  # noqa: F401 - `warm` was imported before the fork; this is its guarantee
     from verl_ext.reward.grader import Undecided
-
-
-def start(memory_mb: int) -> None:
-    """Prepare this process: everything is imported (by `warm`, before the fork) and then given up."""
-    from verl_ext.reward import confined, warm  # noqa: F401
+    from verl_ext.reward.policy import GradingPolicy
 
     confined.confine(memory_mb)
-
-
-def run(undecided: Undecided, timeout_s: float) -> tuple[Outcome, float]:
-    """See `confined.run`."""
-    from verl_ext.reward import confined
-
-    return confined.run(undecided, timeout_s)
+    pipe.send_bytes(b"ready")
+    while True:
+        try:
+            job = json.loads(pipe.recv_bytes())
+        except EOFError:
+            return
+        undecided = Undecided(**{**job, "policy": GradingPolicy(**job["policy"])})
+        pipe.send_bytes(json.dumps(confined.run(undecided, timeout_s)).encode())
