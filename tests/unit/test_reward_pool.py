@@ -124,7 +124,11 @@ def test_an_answer_that_needs_too_much_memory_harms_no_other():
         for pid in worker_pids(pool):
             limits = Path(f"/proc/{pid}/limits").read_text()
             assert re.search(rf"Max address space +{700 * 2**20} +{700 * 2**20} ", limits)
-        greedy = ("<answer>[[0]] * 10**10</answer>", json.dumps(gym_entry("spiral_matrix")), "reasoning_gym/spiral_matrix")
+        greedy = (
+            "<answer>[[0]] * 10**10</answer>",
+            json.dumps(gym_entry("spiral_matrix")),
+            "reasoning_gym/spiral_matrix",
+        )
         grades = pool.grade_many([greedy, RIGHT])
     assert [grade.correct for grade in grades] == [False, True]
 
@@ -194,7 +198,9 @@ def test_shared_pool_is_one_per_set_of_limits():
     assert shared_pool() is not shared_pool(workers=2)
 
 
-@pytest.mark.parametrize("arguments", [{"workers": 0}, {"timeout_s": 0}, {"timeout_s": float("inf")}, {"memory_mb": 10}])
+@pytest.mark.parametrize(
+    "arguments", [{"workers": 0}, {"timeout_s": 0}, {"timeout_s": float("inf")}, {"memory_mb": 10}]
+)
 def test_limits_that_cannot_work_are_refused(arguments):
     with pytest.raises(ConfigError, match="reward"):
         GraderPool(**arguments)
@@ -208,7 +214,7 @@ INJECTIONS = [
     "(lambda: open('{path}','w'))()",
     "open('{path}','w').write('x')",
     "exec(\"open('{path}','w')\")",
-    "f'{{open(\"{path}\",\"w\")}}'",
+    'f\'{{open("{path}","w")}}\'',
     "\\input{{|touch {path}}}",
     "\\write18{{touch {path}}}",
     "\\immediate\\write18{{touch {path}}}",

@@ -32,7 +32,12 @@ def test_reported_fields_are_the_same_and_of_the_same_types_for_every_grade():
     fields = [reward_of(grade, BOXED, 10, RewardOptions()) for grade in (RIGHT, WRONG, LOST)]
     types = [{name: type(value) for name, value in one.items()} for one in fields]
     assert types[0] == types[1] == types[2]
-    assert list(fields[2].items())[1:] == [("acc", 0.0), ("pred", ""), ("grade_status", "timeout"), ("grade_seconds", 5.0)]
+    assert list(fields[2].items())[1:] == [
+        ("acc", 0.0),
+        ("pred", ""),
+        ("grade_status", "timeout"),
+        ("grade_seconds", 5.0),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +88,14 @@ def test_tolerance_of_the_row_becomes_part_of_the_policy():
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [("5", "5"), (5, "5"), (27.0, "27.0"), (["2", 3], ["2", "3"]), (np.array(["2", "3"]), ["2", "3"]), (np.float64(2.5), "2.5")],
+    [
+        ("5", "5"),
+        (5, "5"),
+        (27.0, "27.0"),
+        (["2", 3], ["2", "3"]),
+        (np.array(["2", "3"]), ["2", "3"]),
+        (np.float64(2.5), "2.5"),
+    ],
 )
 def test_gold_of_any_column_type_is_text(given, expected):
     assert gold_of(given) == expected
@@ -146,6 +158,8 @@ def test_warning_is_not_repeated_for_every_answer(caplog):
 
 
 def test_score_module_does_not_load_verl():
-    code = "import sys, verl_ext.reward.score; print([name for name in ('torch', 'ray', 'verl') if name in sys.modules])"
+    code = (
+        "import sys, verl_ext.reward.score; print([name for name in ('torch', 'ray', 'verl') if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError
@@ -60,17 +61,19 @@ class NodeGraders:
         )
 
     async def decide(self, undecided: Undecided) -> Grade:
-        """Grade in the actor. It belongs to the process that started it; when that one is gone, another is started."""
-        for attempt in range(MAX_ATTEMPTS):
+        """Grade in the actor."""
+        return await self._call("decide", undecided)
+
+    async def pid(self) -> int:
+        """Process id of the actor."""
+        return await self._call("pid")
+
+    async def _call(self, method: str, *arguments: Any) -> Any:
+        """The actor belongs to the process that started it; when that one is gone, another is started."""
+        for _ in range(MAX_ATTEMPTS - 1):
             try:
-                return await self._actor.decide.remote(undecided)
+                return await getattr(self._actor, method).remote(*arguments)
             except (ActorDiedError, ActorUnavailableError):
-                if attempt == MAX_ATTEMPTS - 1:
-                    raise
                 await asyncio.sleep(0.5)
                 self._actor = self._find()
-        raise AssertionError("unreachable")
-
-    def pid(self) -> int:
-        """Process id of the actor."""
-        return ray.get(self._actor.pid.remote())
+        return await getattr(self._actor, method).remote(*arguments)

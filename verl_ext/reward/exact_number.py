@@ -16,9 +16,7 @@ MAX_EXPONENT = 2000
 _DECIMAL = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
 _INTEGER_OR_DECIMAL = re.compile(rf"{_DECIMAL}")
 _SCIENTIFIC = re.compile(rf"({_DECIMAL})[eE]([+-]?[0-9]{{1,5}})")
-_TIMES_POWER = re.compile(
-    rf"(?:({_DECIMAL}) ?(?:\\times|\\cdot|\*) ?)?10\^(?:\{{([+-]?[0-9]{{1,5}})\}}|([0-9]))"
-)
+_TIMES_POWER = re.compile(rf"(?:({_DECIMAL}) ?(?:\\times|\\cdot|\*) ?)?10\^(?:\{{([+-]?[0-9]{{1,5}})\}}|([0-9]))")
 _FRACTION = re.compile(rf"([0-9]*) ?\\frac ?\{{([+-]?{_DECIMAL})\}}\{{([+-]?{_DECIMAL})\}}")
 _SLASH = re.compile(rf"\(?([+-]?{_DECIMAL})\)?/\(?([+-]?{_DECIMAL})\)?")
 _MIXED_SLASH = re.compile(r"([0-9]+) ([0-9]+)/([0-9]+)")

@@ -60,6 +60,8 @@ def normalise(answer: str) -> str:
     text = _THOUSANDS_SPACED.sub(",", _THOUSANDS_BRACED.sub(r"\1,", text))
     text = text.replace("\\$", "$").replace("\\%", "%").replace("\\#", "#").replace("\\&", "&")
     text = _MATH_DELIMITER.sub("", text.replace("$", ""))
+    if text.startswith("**") and text.endswith("**"):
+        text = text[2:-2]
     text = _MARKDOWN_BOLD.sub(lambda match: match.group(1) or match.group(2), text)
     text = _SPACING.sub(" ", text)
     text = _OPERATOR.sub(lambda match: "\\" + _OPERATORS.get(match.group(1), match.group(1)) + " ", text)
