@@ -150,9 +150,9 @@ def test_manager_in_verls_reward_loop(cluster, tokenizer):
 
 
 def test_reward_workers_of_a_node_share_their_grader_processes(cluster):
-    options = RewardOptions(workers=2, timeout_s=3.0)
+    options = RewardOptions(workers=2, timeout_s=3.5)
     first, second = NodeGraders(options), NodeGraders(options)
-    other = NodeGraders(RewardOptions(workers=1, timeout_s=3.0))
+    other = NodeGraders(RewardOptions(workers=1, timeout_s=3.5))
 
     async def main():
         return await first.pid(), await second.pid(), await other.pid()

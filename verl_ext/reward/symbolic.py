@@ -37,7 +37,7 @@ _POINTS = (
     (Fraction(31, 3), Fraction(29, 4), Fraction(37, 5), Fraction(41, 6), Fraction(43, 7), Fraction(53, 8)),
 )
 # The grammar takes every e for Euler's number, and fails at E_{1}: that one becomes Y_{E1}.
-_SUBSCRIPTED_E = re.compile(r"(?<![a-zA-Z\\])([eE])_\{(?=\w{1,10}\})")
+_SUBSCRIPTED_E = re.compile(r"(?<![a-zA-Z\\])([eE])_(?:\{(\w{1,10})\}|(\w))")
 _PLAIN_EXPONENT = re.compile(r"(?<=[\d.])[eE]([+-]?\d{1,4})(?![\w.])")
 
 
@@ -62,7 +62,7 @@ def parse(text: str) -> sympy.Basic:
     """
     if _nesting(text) > MAX_NESTING:
         raise Unparsable("nested too deeply")
-    text = _SUBSCRIPTED_E.sub(r"Y_{\1", _PLAIN_EXPONENT.sub(r"\\cdot 10^{\1}", text))
+    text = _SUBSCRIPTED_E.sub(r"Y_{\1\2\3}", _PLAIN_EXPONENT.sub(r"\\cdot 10^{\1}", text))
     latex = normalize_latex(text, config=_SPACING)
     try:
         parsed = latex2sympy(
