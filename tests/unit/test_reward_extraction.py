@@ -43,7 +43,7 @@ def test_last_box_that_is_never_closed_is_no_answer(response):
         ("The final answer is $\\frac{1}{2}$. I hope it is correct.", "\\frac{1}{2}"),
         ("So the answer is 42.", "42"),
         ("Final answer: 42", "42"),
-        ("the answer is: **42**", "42**"),
+        ("the answer is: **42**", "42"),
         ("The answer is 1. No: the final answer is $2$.", "2"),
         ("The final answer is $\\$36$.", "\\$36"),
         ("The answer is \\(x=3\\).", "x=3"),
@@ -62,7 +62,7 @@ def test_a_number_alone_is_no_answer_unless_the_published_behaviour_is_asked_for
 
 @pytest.mark.parametrize(
     ("response", "expected"),
-    [("...\nAnswer: 42", "42"), ("Answer: 1\nAnswer: $2$", "$2$"), ("\\boxed{42}", None), ("answer 42", None)],
+    [("...\nAnswer: 42", "42"), ("**Answer:** 42", "42"), ("Answer: 1\nAnswer: $2$", "$2$"), ("\\boxed{42}", None), ("answer 42", None)],
 )
 def test_dapo_plain_reads_the_answer_line(response, expected):
     assert answer(response, "math_dapo") == expected

@@ -99,19 +99,24 @@ def answer_phrase(text: str) -> str | None:
     if delimited:
         return next(group for group in delimited.groups() if group is not None).strip() or None
     end = _SENTENCE_END.search(rest)
-    return rest[: end.start() if end else len(rest)].strip() or None
+    return _unmarked(rest[: end.start() if end else len(rest)])
 
 
 def answer_line(text: str) -> str | None:
     """What follows the last `Answer:` on its line (DAPO's plain prompt)."""
     found = _ANSWER_LINE.findall(text[-PHRASE_WINDOW:])
-    return found[-1].strip() or None if found else None
+    return _unmarked(found[-1]) if found else None
 
 
 def after_hashes(text: str) -> str | None:
     """What follows the last `####` (GSM8K's own format)."""
     found = _HASHES.findall(text[-PHRASE_WINDOW:])
-    return found[-1].strip() or None if found else None
+    return _unmarked(found[-1]) if found else None
+
+
+def _unmarked(text: str) -> str | None:
+    """Without blanks and bold marks around it; None if nothing is left."""
+    return text.strip().strip("*").strip() or None
 
 
 def answer_tag(text: str) -> str | None:

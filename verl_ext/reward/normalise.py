@@ -45,6 +45,7 @@ _THOUSANDS_BRACED = re.compile(r"(\d)\{,\}(?=\d)")
 _THOUSANDS_SPACED = re.compile(r"(?<=\d)(?:, ?\\! ?|\\!,\\!|\\, ?|,\\,)(?=\d{3}(?!\d))")
 _SPACES = re.compile(r"\s+")
 _OUTER_TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
+_BLANK = re.compile(r"(?<![0-9]) | (?![0-9])")
 _TIGHT = re.compile(r" ?([=<>+\-*/^_,;:(){}\[\]|!&]) ?")
 _UPRIGHT_SYMBOLS = ("", "e", "i", "d")
 _ENDING = ".,;: "
@@ -106,7 +107,10 @@ def _spell_command(match: re.Match[str]) -> str:
 
 
 def key(normalised: str) -> str:
-    """What two texts must share to be the same text: no blanks, no redundant braces around one character."""
+    """What two texts must share to be the same text: no blanks, no redundant braces around one character.
+
+    A blank between digits stays: 1 4/5 is not 14/5.
+    """
     text = _OUTER_TEXT.sub(r"\1", normalised)
     text = re.sub(r"\{(\w)\}", r"\1", text)
-    return text.replace(" ", "").replace("\\cdot", "*").replace("\\times", "*")
+    return _BLANK.sub("", text).replace("\\cdot", "*").replace("\\times", "*")
