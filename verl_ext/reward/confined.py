@@ -1,0 +1,102 @@
+"""What runs in a worker process: one comparison with sympy, or a reasoning-gym scorer, under the limits of `confine`.
+
+reasoning-gym's scorers hand the answer to sympy's `parse_expr`, which evaluates it as Python. That is why a worker
+has no network, cannot write files, cannot start processes, and has no secrets in its environment.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+import resource
+import signal
+import sys
+import time
+from typing import Any
+
+from verl_ext.reward.equivalence import equivalent
+from verl_ext.reward.grader import Status, Undecided
+from verl_ext.reward.symbolic import Unparsable, compare
+
+Outcome = tuple[bool, Status, str]
+
+ALARM_GRACE_S = 3.0
+_PR_SET_PDEATHSIG = 1
+_WRITE_FLAGS = 0o3 | 0o100 | 0o1000 | 0o2000  # O_ACCMODE, O_CREAT, O_TRUNC, O_APPEND
+_READ_ONLY_OS_EVENTS = frozenset({"os.listdir", "os.scandir", "os.walk", "os.fwalk", "os.getxattr", "os.listxattr"})
+_FORBIDDEN = re.compile(
+    r"os\.|subprocess\.|socket\.|shutil\.|ctypes\.|pty\.|fcntl\.|mmap\.|tempfile\.|signal\.|sqlite3\.|webbrowser\.|"
+    r"_thread\.start|resource\.|syslog\.|ssl\.|http\.|urllib\.|ftplib\.|smtplib\.|telnetlib\.|poplib\.|imaplib\.|nntplib\."
+)
+_DUNDER = re.compile(r"__\w")
+
+
+def confine(memory_mb: int) -> None:
+    """Give up, for the rest of this process, what grading does not need. Called once, after all imports.
+
+    Limits of the kernel (memory, file size, processes, core dumps) hold for any code; the audit hook stops Python code
+    from opening files for writing, sockets and processes. CPU time is bounded by the time limit of an answer (`run`).
+    """
+    sys.dont_write_bytecode = True
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    memory = memory_mb * 2**20
+    for limit, value in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NPROC, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(limit, (value, value))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.addaudithook(_deny)
+
+
+def _deny(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open":
+        mode, flags = arguments[1], arguments[2]
+        if (isinstance(mode, str) and set(mode) & set("wax+")) or (isinstance(flags, int) and flags & _WRITE_FLAGS):
+            raise PermissionError("a grader process does not write files")
+    elif _FORBIDDEN.match(event) and event not in _READ_ONLY_OS_EVENTS:
+        raise PermissionError(f"a grader process may not use {event}")
+
+
+def run(undecided: Undecided, timeout_s: float) -> tuple[Outcome, float]:
+    """Settle one comparison in a confined process; returns the outcome and the seconds that it took.
+
+    The host kills a worker that exceeds the limit. Should the host be gone, the kernel does, a little later: an alarm
+    without a handler also ends a process that is inside one long computation in C.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, timeout_s + ALARM_GRACE_S)
+    started = time.perf_counter()
+    outcome = decide(undecided)
+    seconds = time.perf_counter() - started
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return outcome, seconds
+
+
+def decide(undecided: Undecided) -> Outcome:
+    """Settle one comparison. A failure is a status with its kind, never a verdict."""
+    try:
+        if undecided.task:
+            return _score(undecided)
+        return bool(equivalent(undecided.gold, undecided.prediction, undecided.policy, compare)), "ok", ""
+    except Unparsable as error:
+        return False, "unparsable_gold", f"latex2sympy: {error}"
+    except Exception as error:  # noqa: BLE001 - sympy raises whatever it likes; its kind is reported in the grade
+        return False, "error", type(error).__name__
+
+
+def _score(undecided: Undecided) -> Outcome:
+    """The verdict of the reasoning-gym task's own scorer; only full marks are correct."""
+    import reasoning_gym
+
+    if _DUNDER.search(undecided.prediction):
+        return False, "ok", "not an answer: it names a Python attribute"
+    try:
+        entry = json.loads(undecided.gold)
+        scorer = reasoning_gym.get_score_answer_fn(undecided.task)
+    except (ValueError, KeyError) as error:
+        return False, "unparsable_gold", type(error).__name__
+    return float(scorer(undecided.prediction, entry)) >= 1.0, "ok", ""

@@ -1,0 +1,127 @@
+"""verl's reward manager `math_verify_pool`: grades that are right, fast, and cannot hang.
+
+    reward.reward_manager.name=math_verify_pool +reward.reward_kwargs.timeout_s=5
+
+Keys: `options.RewardOptions`. Per answer it reports `acc`, `pred`, `grade_status` and `grade_seconds`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from verl import DataProto
+from verl.experimental.reward_loop.reward_manager import register
+from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
+from verl.utils.reward_score import default_compute_score
+
+from verl_ext.errors import ConfigError
+from verl_ext.reward.grader import Grade, Undecided, prepare
+from verl_ext.reward.judge import Judge, JudgeConfig
+from verl_ext.reward.metrics import FailureWatch
+from verl_ext.reward.options import PREFIX, RewardOptions, known_keys, read_options
+from verl_ext.reward.score import gold_of, policy_for, reward_of
+from verl_ext.reward.sources import check_data_files, rule_for
+
+NAME = "math_verify_pool"
+
+
+@register(NAME)
+class MathVerifyPoolRewardManager(RewardManagerBase):
+    """Grades by text and number in this process and, where these cannot tell, in the node's shared worker processes.
+
+    Args:
+        config: verl's config; `reward.reward_kwargs` holds our options.
+        tokenizer: decodes the response.
+        compute_score: verl's default is ignored; a custom reward function together with this manager is an error.
+
+    Raises:
+        ConfigError: an option that cannot work, or a data source in the data files that no rule covers.
+    """
+
+    def __init__(self, config, tokenizer, compute_score=None, reward_router_address=None, reward_model_tokenizer=None):
+        super().__init__(config, tokenizer, compute_score)
+        if compute_score is not None and compute_score is not default_compute_score:
+            raise ConfigError(
+                "reward.custom_reward_function",
+                given="a custom reward function",
+                expected=f"none with the reward manager {NAME}, which grades by itself",
+            )
+        self.options = read_options(config.reward.get("reward_kwargs"))
+        self.judge = _judge_of(self.options)
+        data = config.get("data") or {}
+        check_data_files(
+            [data.get("train_files"), data.get("val_files")],
+            column=data.get("reward_fn_key", "data_source"),
+            has_judge=self.judge is not None,
+        )
+        self.watch = FailureWatch(self.options.warn_share)
+        self._graders = _graders_of(self.options)
+
+    async def run_single(self, data: DataProto) -> dict[str, Any]:
+        """Grade the last sequence of `data`.
+
+        Returns:
+            `reward_score`, and `reward_extra_info` with `score`, `acc`, `pred`, `grade_status` and `grade_seconds`.
+        """
+        item = data[-1]
+        response_ids = item.batch["responses"]
+        response_length = int(item.batch["attention_mask"][-response_ids.shape[-1] :].sum())
+        response = await asyncio.to_thread(
+            self.tokenizer.decode, response_ids[:response_length], skip_special_tokens=True
+        )
+        grade = await self._grade(item.non_tensor_batch, response)
+        self.watch.add([grade.status])
+        result = reward_of(grade, response, response_length, self.options)
+        return {"reward_score": result["score"], "reward_extra_info": result}
+
+    async def _grade(self, row: Mapping[str, Any], response: str) -> Grade:
+        data_source = row["data_source"]
+        gold = gold_of(row["reward_model"]["ground_truth"])
+        extra_info = row.get("extra_info") or {}
+        if rule_for(data_source).extraction == "judge":
+            if self.judge is None:
+                raise ConfigError(f"{PREFIX}.judge", given=None, expected=f"a judge for data source {data_source!r}")
+            return await self.judge.grade(_problem_of(row, extra_info), response, gold if isinstance(gold, str) else "")
+        policy = policy_for(data_source, extra_info, self.options)
+        result = await asyncio.to_thread(
+            prepare, response, gold, data_source, policy=policy, after_think=self.options.after_think
+        )
+        return await self._graders.decide(result) if isinstance(result, Undecided) else result
+
+
+class _LocalGraders:
+    """Worker processes of this process, for use without Ray."""
+
+    def __init__(self, options: RewardOptions) -> None:
+        from verl_ext.reward.pool import shared_pool
+
+        self._pool = shared_pool(options.workers, options.timeout_s, options.memory_mb)
+
+    async def decide(self, undecided: Undecided) -> Grade:
+        return await asyncio.wrap_future(self._pool.send(undecided))
+
+
+def _graders_of(options: RewardOptions) -> Any:
+    if not ray.is_initialized():
+        return _LocalGraders(options)
+    from verl_ext.reward.actor import NodeGraders
+
+    return NodeGraders(options)
+
+
+def _judge_of(options: RewardOptions) -> Judge | None:
+    if options.judge is None:
+        return None
+    return Judge(JudgeConfig(**known_keys(JudgeConfig, dict(options.judge), f"{PREFIX}.judge")))
+
+
+def _problem_of(row: Mapping[str, Any], extra_info: Mapping[str, Any]) -> str:
+    """The problem's text: the row's own, or the last message of its prompt."""
+    problem = extra_info.get("problem") or extra_info.get("question")
+    if problem:
+        return str(problem)
+    messages = row.get("raw_prompt")
+    return str(messages[-1]["content"]) if messages is not None and len(messages) else ""

@@ -1,0 +1,59 @@
+"""How grading went over many answers: the shares of each failure, and the time it took."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+
+logger = logging.getLogger(__name__)
+
+GRADER_FAILURES = ("timeout", "error", "unparsable_gold")
+"""Statuses that say nothing about the response: the grader, the judge or the data failed."""
+WINDOW = 1000
+
+
+def grade_metrics(statuses: Sequence[str], seconds: Sequence[float], prefix: str = "reward/grader") -> dict[str, float]:
+    """Run metrics of a batch.
+
+    Args:
+        statuses: `grade_status` of each answer.
+        seconds: `grade_seconds` of each answer.
+        prefix: put before each metric's name.
+
+    Returns:
+        The share of each status other than `ok`, and the grading seconds per thousand answers. Empty for no answers.
+    """
+    if len(statuses) == 0:
+        return {}
+    counts = Counter(str(status) for status in statuses)
+    total = len(statuses)
+    shares = {f"{prefix}/{status}": counts[status] / total for status in ("no_answer", *GRADER_FAILURES)}
+    return {**shares, f"{prefix}/seconds_per_1000": 1000.0 * float(sum(seconds)) / total}
+
+
+class FailureWatch:
+    """Warns when grader failures pass a share of the last answers: each of them was paid as a wrong answer."""
+
+    def __init__(self, warn_share: float, window: int = WINDOW) -> None:
+        self._warn_share = warn_share
+        self._recent: deque[str] = deque(maxlen=window)
+        self._since_warning = 0
+
+    def add(self, statuses: Iterable[str]) -> None:
+        """Count more answers; warns at most once per window."""
+        for status in statuses:
+            self._recent.append(status)
+            self._since_warning += 1
+        failed = Counter(status for status in self._recent if status in GRADER_FAILURES)
+        share = failed.total() / max(len(self._recent), 1)
+        full_enough = len(self._recent) >= min(100, self._recent.maxlen or 100)
+        if share > self._warn_share and full_enough and self._since_warning >= min(100, len(self._recent)):
+            self._since_warning = 0 if len(self._recent) < (self._recent.maxlen or 0) else -len(self._recent)
+            counts = ", ".join(f"{status} {count}" for status, count in sorted(failed.items()))
+            logger.warning(
+                "grader: %.1f%% of the last %d answers have no verdict (%s) and were rewarded as wrong",
+                100 * share,
+                len(self._recent),
+                counts,
+            )

@@ -1,0 +1,188 @@
+r"""Equality of two expressions as mathematics, with sympy. For the confined worker only: sympy can hang and eat memory.
+
+Expressions are parsed by latex2sympy (a grammar; no text is evaluated), never by `sympify` or `parse_expr`. Equality
+is decided by value: both sides are computed with 30 digits at several points, and the difference is measured against
+their size, so that 1/2004! is not 1/2006! (math-verify 0.9.0 compares with absolute precision, and says it is).
+math-verify decides what has no value at a point: sets, functions without a definition, and the like.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from fractions import Fraction
+from functools import lru_cache
+
+import sympy
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy, normalize_latex
+from math_verify.grader import should_treat_as_complex, verify
+from sympy.core.function import AppliedUndef
+
+# It warns once that its own time limit (SIGALRM, main thread only) is off; ours is the death of the process.
+logging.getLogger("math_verify").setLevel(logging.ERROR)
+
+DIGITS = 30
+MAX_NESTING = 24
+"""Deeper brackets are refused: the parser's time grows without bound with them, and no answer needs them."""
+_EQUAL_WITHIN = sympy.Float("1e-20", DIGITS)
+_SPACING = NormalizationConfig(
+    basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
+)
+_CASE_MATTERS = ConversionConfig(lowercase_symbols=False)
+_POINTS = (
+    (Fraction(7, 5), Fraction(11, 7), Fraction(13, 6), Fraction(5, 11), Fraction(17, 9), Fraction(8, 3)),
+    (Fraction(-13, 9), Fraction(-3, 7), Fraction(-19, 8), Fraction(-6, 5), Fraction(-23, 12), Fraction(-2, 9)),
+    (Fraction(2, 9), Fraction(-5, 3), Fraction(3, 8), Fraction(-7, 4), Fraction(12, 5), Fraction(-1, 6)),
+    (Fraction(3), Fraction(2), Fraction(5), Fraction(7), Fraction(4), Fraction(9)),
+    (Fraction(31, 3), Fraction(29, 4), Fraction(37, 5), Fraction(41, 6), Fraction(43, 7), Fraction(53, 8)),
+)
+# The grammar takes every e for Euler's number, and fails at E_{1}: that one becomes Y_{E1}.
+_SUBSCRIPTED_E = re.compile(r"(?<![a-zA-Z\\])([eE])_(?:\{(\w{1,10})\}|(\w))")
+_PLAIN_EXPONENT = re.compile(r"(?<=[\d.])[eE]([+-]?\d{1,4})(?![\w.])")
+
+
+class Unparsable(Exception):
+    """A text that is no expression for latex2sympy."""
+
+
+def _nesting(text: str) -> int:
+    deepest = depth = 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, depth)
+    return deepest
+
+
+@lru_cache(maxsize=256)
+def parse(text: str) -> sympy.Basic:
+    """The expression that a normalised text stands for.
+
+    Raises:
+        Unparsable: with the kind of failure, never the text (printing a parsed tower of powers can hang).
+    """
+    if _nesting(text) > MAX_NESTING:
+        raise Unparsable("nested too deeply")
+    text = _SUBSCRIPTED_E.sub(r"Y_{\1\2\3}", _PLAIN_EXPONENT.sub(r"\\cdot 10^{\1}", text))
+    latex = normalize_latex(text, config=_SPACING)
+    try:
+        parsed = latex2sympy(
+            latex,
+            is_real=not should_treat_as_complex(latex),
+            convert_degrees=False,
+            normalization_config=None,
+            conversion_config=_CASE_MATTERS,
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the grammar raises bare Exception for a syntax error
+        raise Unparsable(type(error).__name__) from None
+    if parsed is None:
+        raise Unparsable("empty")
+    return parsed
+
+
+def compare(gold: str, answer: str, kind: str) -> bool | None:
+    """Whether two normalised texts are the same `expression`, or the same `equation` up to a constant factor.
+
+    Returns:
+        None where the answer cannot be parsed or neither values nor math-verify could tell.
+
+    Raises:
+        Unparsable: when the gold cannot be parsed.
+    """
+    gold_parsed = parse(gold)
+    try:
+        answer_parsed = parse(answer)
+    except Unparsable:
+        return None
+    if kind == "equation":
+        return _same_equation(gold_parsed, answer_parsed)
+    by_value = _same_value(gold_parsed, answer_parsed)
+    if by_value is not None:
+        return by_value
+    return bool(verify(gold_parsed, answer_parsed, float_rounding=DIGITS, timeout_seconds=None, raise_on_error=True))
+
+
+def _same_equation(gold: sympy.Basic, answer: sympy.Basic) -> bool | None:
+    """Whether both equations hold at the same points: the differences of their sides are proportional."""
+    if not (isinstance(gold, sympy.Equality) and isinstance(answer, sympy.Equality)):
+        return None
+    if not all(isinstance(side, sympy.Expr) for side in (*gold.args, *answer.args)):
+        return None
+    gold_difference, answer_difference = gold.lhs - gold.rhs, answer.lhs - answer.rhs
+    ratios = []
+    for one, other in _values(gold_difference, answer_difference):
+        if one == 0 or other == 0:
+            if one != other:
+                return False
+            continue
+        ratios.append(other / one)
+    if len(ratios) < 2:
+        return None
+    return all(_close(ratios[0], ratio) for ratio in ratios[1:])
+
+
+def _same_value(gold: sympy.Basic, answer: sympy.Basic) -> bool | None:
+    """Equality at the sample points; None where they cannot be computed."""
+    if isinstance(gold, sympy.MatrixBase) and isinstance(answer, sympy.MatrixBase):
+        if gold.shape != answer.shape:
+            return False
+        results = [_same_value(one, other) for one, other in zip(gold.flat(), answer.flat(), strict=True)]
+        return None if None in results and False not in results else all(results)
+    if not (isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Expr)):
+        return None
+    if gold == answer:
+        return True
+    pairs = list(_values(gold, answer))
+    real = [pair for pair in pairs if pair[0].is_real and pair[1].is_real]
+    if any(bool(one.is_real) != bool(other.is_real) for one, other in pairs):
+        return False
+    # sqrt(1/n) and 1/sqrt(n) differ below 0, where neither is real: where real points exist they decide.
+    names = {symbol.name for symbol in gold.free_symbols | answer.free_symbols}
+    deciding = pairs if "i" in names else real or pairs
+    if not deciding:
+        return None
+    if not all(_close(one, other) for one, other in deciding):
+        return False
+    return True if len(deciding) > 1 or not names - {"i"} else None
+
+
+def _values(gold: sympy.Expr, answer: sympy.Expr):
+    """Both expressions at each sample point where both have a finite value."""
+    symbols = sorted({symbol.name for symbol in _unknowns(gold) | _unknowns(answer)} - {"i"})
+    gold, answer = _without_functions(gold), _without_functions(answer)
+    for point in _POINTS if symbols else _POINTS[:1]:
+        values = {name: sympy.Rational(*point[i % len(point)].as_integer_ratio()) + i // len(point)
+                  for i, name in enumerate(symbols)}  # fmt: skip
+        values["i"] = sympy.I
+        pair = _value(gold, values), _value(answer, values)
+        if None not in pair:
+            yield pair
+
+
+def _unknowns(expression: sympy.Expr) -> set[sympy.Symbol]:
+    functions = {sympy.Symbol(str(applied.func)) for applied in expression.atoms(AppliedUndef)}
+    return {symbol for symbol in expression.free_symbols} | functions
+
+
+def _without_functions(expression: sympy.Expr) -> sympy.Expr:
+    """With `f(x)` as an unknown of its own, so that only equal calls are equal."""
+    return expression.replace(
+        lambda part: isinstance(part, AppliedUndef), lambda part: sympy.Symbol(str(part.func)) * (1 + sum(part.args))
+    )
+
+
+def _value(expression: sympy.Expr, values: dict[str, sympy.Rational]) -> sympy.Expr | None:
+    at_point = {symbol: values[symbol.name] for symbol in expression.free_symbols}
+    number = expression.subs(at_point).evalf(DIGITS, maxn=400)
+    if not number.is_number or number.has(sympy.nan, sympy.zoo, sympy.oo, -sympy.oo):
+        return None
+    real, imaginary = number.as_real_imag()
+    if not (real.is_Number and imaginary.is_Number):
+        return None
+    return number
+
+
+def _close(one: sympy.Expr, other: sympy.Expr) -> bool:
+    size = max(abs(one), abs(other))
+    return bool(size == 0 or abs(one - other) <= size * _EQUAL_WITHIN)

@@ -1,0 +1,26 @@
+"""The door of a worker process. Kept apart so that the host, which only hands out work, never imports sympy."""
+
+from __future__ import annotations
+
+import json
+from multiprocessing.connection import Connection
+
+
+def serve(pipe: Connection, memory_mb: int, timeout_s: float) -> None:
+    """Say that we are ready, then answer jobs until the pipe closes.
+
+    Messages are JSON: what comes out of a process that handles untrusted text is never unpickled.
+    """
+    from verl_ext.reward import confined, warm  # noqa: F401 - `warm` was imported before the fork; this is its guarantee
+    from verl_ext.reward.grader import Undecided
+    from verl_ext.reward.policy import GradingPolicy
+
+    confined.confine(memory_mb)
+    pipe.send_bytes(b"ready")
+    while True:
+        try:
+            job = json.loads(pipe.recv_bytes())
+        except EOFError:
+            return
+        undecided = Undecided(**{**job, "policy": GradingPolicy(**job["policy"])})
+        pipe.send_bytes(json.dumps(confined.run(undecided, timeout_s)).encode())
