@@ -38,6 +38,7 @@ def save_tiny_model(
     tied: bool = True,
     heads: int = 4,
     kv_heads: int = 2,
+    hidden_size: int = 32,
     dtype: torch.dtype = torch.float32,
     chat_template: str | None = CHAT_TEMPLATE,
     seed: int = 0,
@@ -46,8 +47,8 @@ def save_tiny_model(
     tokenizer = byte_tokenizer(chat_template)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
         num_hidden_layers=2,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,

@@ -69,7 +69,7 @@ class ConversationRenderer:
         for turn in turns:
             before = self._render(messages[:turn], add_generation_prompt=True, tools=tools)
             after = self._render(messages[: turn + 1], tools=tools)
-            if not after.startswith(before):
+            if messages[turn]["content"].lstrip().startswith("<think>") or not after.startswith(before):
                 before = _without_opened_think(before)
             if not after.startswith(before) or not before.startswith(rendered):
                 raise ConversationError(

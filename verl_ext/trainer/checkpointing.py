@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -218,6 +219,7 @@ def _put_in_place(partial: Path, final: Path) -> None:
 
 
 def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
+    # One name a writer: nodes that share the disk write the same text at the same time.
+    temporary = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     temporary.write_text(text)
     temporary.replace(path)
