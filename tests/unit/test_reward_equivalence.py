@@ -1,6 +1,7 @@
 """Pairs that are the same answer, and near misses that are not; both in both directions."""
 
 import pytest
+
 from verl_ext.reward.confined import decide
 from verl_ext.reward.equivalence import equivalent
 from verl_ext.reward.grader import Grade, Undecided, prepare

@@ -62,7 +62,13 @@ def test_a_number_alone_is_no_answer_unless_the_published_behaviour_is_asked_for
 
 @pytest.mark.parametrize(
     ("response", "expected"),
-    [("...\nAnswer: 42", "42"), ("**Answer:** 42", "42"), ("Answer: 1\nAnswer: $2$", "$2$"), ("\\boxed{42}", None), ("answer 42", None)],
+    [
+        ("...\nAnswer: 42", "42"),
+        ("**Answer:** 42", "42"),
+        ("Answer: 1\nAnswer: $2$", "$2$"),
+        ("\\boxed{42}", None),
+        ("answer 42", None),
+    ],
 )
 def test_dapo_plain_reads_the_answer_line(response, expected):
     assert answer(response, "math_dapo") == expected
