@@ -68,6 +68,8 @@ class _Comparison:
         numbers = self.numbers(gold, answer)
         if numbers is not None:
             return numbers or self._list_with_bare_commas(gold, answer)
+        if same_words(gold, answer):
+            return True
         choice = same_choice(gold, answer)
         if choice is not None:
             return choice

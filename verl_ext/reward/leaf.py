@@ -56,7 +56,8 @@ def same_choice(gold: str, answer: str) -> bool | None:
 def same_words(gold: str, answer: str) -> bool | None:
     """Answers in words (`east`, `Evelyn`): the same words, whatever their case."""
     gold_words, answer_words = _TEXT.sub(r"\1", gold).strip(), _TEXT.sub(r"\1", answer).strip()
-    if not _WORDS.fullmatch(gold_words) or ("\\text" not in gold and len(gold_words) < 4):
+    is_marked = "\\text" in gold or "\\text" in answer
+    if not _WORDS.fullmatch(gold_words) or (len(gold_words) < 4 and not is_marked):
         return None
     return gold_words.casefold() == answer_words.casefold()
 
