@@ -127,7 +127,8 @@ def main() -> None:
     ):
         print(f"{name:<28}{seconds:>9.2f}{len(items) / seconds:>11.1f}{sum(verdicts):>9}")
     print(
-        f"speed-up {verl_seconds / our_seconds:.1f}; exact match {exact:.3f} ms; not ok: {len(items) - statuses.count('ok')}"
+        f"speed-up {verl_seconds / our_seconds:.1f}; exact match {exact:.3f} ms; "
+        f"not ok: {len(items) - statuses.count('ok')}"
     )
     for name, verdicts in (("verl_ext", ours), ("verl", theirs)):
         missed = sum(right and not verdict for (_, _, right), verdict in zip(items, verdicts, strict=True))

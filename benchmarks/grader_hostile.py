@@ -16,9 +16,53 @@ from verl_ext.reward.pool import GraderPool
 MEGABYTE = 10**6
 HANGING = "\\boxed{\\dfrac{5^{5^{5^{5^5}}-4}-5}{16}}"
 RIGHT = ("\\boxed{\\sqrt{20}}", "2\\sqrt{5}", "math")
-PIECES = ["\\", "{", "}", "(", ")", "[", "]", "$", "^", "_", "&", ",", "=", "<", "+", "-", "!", "|", " ", "\0", "\ud800", "1", "9",
-          "x", "e", "i", "\\frac{1}{x}", "\\frac", "\\sqrt", "\\text{a}", "\\boxed{", "\\left(", "\\le ", "\\pm ", "\\cup ",
-          "\\sin", "\\log", "\\sum", "\\int", "\\infty", "\\begin{pmatrix}", "\\end{pmatrix}", "99", "!", "^{99}"]  # fmt: skip
+PIECES = [
+    "\\",
+    "{",
+    "}",
+    "(",
+    ")",
+    "[",
+    "]",
+    "$",
+    "^",
+    "_",
+    "&",
+    ",",
+    "=",
+    "<",
+    "+",
+    "-",
+    "!",
+    "|",
+    " ",
+    "\0",
+    "\ud800",
+    "1",
+    "9",
+    "x",
+    "e",
+    "i",
+    "\\frac{1}{x}",
+    "\\frac",
+    "\\sqrt",
+    "\\text{a}",
+    "\\boxed{",
+    "\\left(",
+    "\\le ",
+    "\\pm ",
+    "\\cup ",
+    "\\sin",
+    "\\log",
+    "\\sum",
+    "\\int",
+    "\\infty",
+    "\\begin{pmatrix}",
+    "\\end{pmatrix}",
+    "99",
+    "!",
+    "^{99}",
+]
 MONSTERS = [
     "\\boxed{1}" * 100_000,
     "\\boxed{" * (MEGABYTE // 7),
@@ -74,7 +118,8 @@ def main() -> None:
         before = memory_mb()
         grades += pool.grade_many(items[half:])
         print(
-            f"{len(grades)} hostile answers in {time.perf_counter() - started:.1f} s; memory {before:.0f} -> {memory_mb():.0f} MB"
+            f"{len(grades)} hostile answers in {time.perf_counter() - started:.1f} s; "
+            f"memory {before:.0f} -> {memory_mb():.0f} MB"
         )
         print(Counter((grade.status, grade.correct) for grade in grades))
         print(Counter(grade.detail for grade in grades if grade.status == "error"))

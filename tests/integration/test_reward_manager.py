@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from verl import DataProto
 from verl.experimental.reward_loop import RewardLoopManager
 from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
+from verl.trainer.ppo.reward import load_reward_manager
 
 from verl_ext.errors import ConfigError
 from verl_ext.reward.actor import NodeGraders
@@ -221,3 +222,21 @@ def test_lazy_registration_by_import_of_verls_registry():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "MathVerifyPoolRewardManager", done.stderr
+
+
+@pytest.mark.parametrize("name", ["naive", "dapo"])
+def test_score_function_works_with_verls_own_managers(tokenizer, name):
+    config = config_for(tokenizer)
+    config.reward.reward_kwargs = None
+    config.reward.reward_manager.name = name
+    config.reward.custom_reward_function = {
+        "path": "pkg://verl_ext.reward.score",
+        "name": "compute_score",
+        "reward_kwargs": {"workers": 1, "timeout_s": 3.0, "score_coding": "minus_one_one"},
+    }
+    if name == "dapo":
+        config.reward.reward_kwargs = {"overlong_buffer_cfg": {"enable": False}}
+    manager = load_reward_manager(config, tokenizer)
+    results = run_singles(manager, batch_of(tokenizer))
+    assert [result["reward_score"] for result in results] == [2 * row[3] - 1 for row in ROWS]
+    assert [result["reward_extra_info"]["grade_status"] for result in results] == [row[4] for row in ROWS]

@@ -1,6 +1,7 @@
 """Pairs that are the same answer, and near misses that are not; both in both directions."""
 
 import pytest
+
 from verl_ext.reward.confined import decide
 from verl_ext.reward.equivalence import equivalent
 from verl_ext.reward.grader import Grade, Undecided, prepare
@@ -58,7 +59,12 @@ EQUAL = {
     ],
     "base": [("52_8", "52_{8}"), ("4210_{5}", "4210_5")],
     "choice": [("\\text{(C)}", "C"), ("(C)", "\\textbf{(C)}"), ("C", "(C)")],
-    "words": [("\\text{east}", "east"), ("\\text{Evelyn}", "evelyn"), ("\\text{even}", "\\text{Even}")],
+    "words": [
+        ("\\text{east}", "east"),
+        ("\\text{Evelyn}", "evelyn"),
+        ("\\text{even}", "\\text{Even}"),
+        ("\\text{No}", "no"),
+    ],
     "bold": [
         ("12", "**12**"),
         ("12", "\\mathbf{12}"),
@@ -87,6 +93,17 @@ EQUAL = {
         ("$\\binom{2n}{n}$", "\\frac{(2n)!}{n!n!}"),
         ("\\frac{100!}{2^{50}}", "100!/2^{50}"),
     ],
+    "constants": [
+        ("\\sin(30^\\circ)", "1/2"),
+        ("0", "\\sqrt{4}-2"),
+        ("e^{i\\pi}", "-1"),
+        ("\\ln 2", "\\log_e 2"),
+        ("\\sqrt{2+\\sqrt3}", "\\frac{\\sqrt6+\\sqrt2}{2}"),
+        ("\\tan^{-1}(1)", "\\frac{\\pi}{4}"),
+        ("i", "\\sqrt{-1}"),
+        ("\\log_2 8", "3"),
+    ],
+    "endings": [("7", "7."), ("7", "7 \\\\"), ("5", "5^{\\text{th}}"), ("7", "\\;7\\,")],
     "huge and tiny": [("2^{-99}", "\\frac{1}{2^{99}}"), ("10^{100}", "10^{100}"), ("\\frac{1}{2004!}", "1/2004!")],
     "name": [("x=5", "5"), ("f(x)=x+1", "x+1"), ("y = 2x + 3", "2x+3"), ("n = 3", "n=3")],
     "equation": [("y = 2x + 3", "2x-y+3=0"), ("5x - 7y + 11z + 4 = 0", "-5x+7y-11z=4"), ("x+y=1", "2x+2y=2")],
@@ -145,6 +162,14 @@ NOT_EQUAL = {
     "choice": [("\\text{(C)}", "D"), ("(C)", "(B)")],
     "words": [("east", "west"), ("\\text{even}", "odd"), ("\\text{Evelyn}", "\\text{Evelyn and Navin}")],
     "bold": [("12", "**13**"), ("12", "\\mathbf{21}")],
+    "digits": [
+        ("1+10^{-25}", "1"),
+        ("10^{100}+1", "10^{100}"),
+        ("100!", "100!+1"),
+        ("10^{-700}", "0"),
+        ("10^{30}", "10^{30}+1"),
+    ],
+    "angle": [("\\sin 1", "\\sin 1^\\circ"), ("30^\\circ", "60^\\circ")],
     "factorials": [("\\frac{1}{2004!}", "\\frac{1}{2006!}"), ("2^{-99}", "2^{-98}"), ("10^{100}", "10^{101}")],
     "expression": [
         ("x", "|x|"),

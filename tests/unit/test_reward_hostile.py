@@ -96,7 +96,7 @@ def test_random_responses_are_prepared_without_a_crash(response):
 
 def test_importing_the_grader_loads_nothing_heavy():
     code = (
-        "import sys; from verl_ext.reward.grader import grade; from verl_ext.reward import pool, score, judge, metrics; "
+        "import sys; from verl_ext.reward.grader import grade; from verl_ext.reward import pool, score, judge; "
         "assert grade('\\\\boxed{\\\\frac{1}{2}}', '0.5').correct; "
         "print([name for name in ('torch', 'ray', 'verl', 'sympy', 'math_verify', 'pebble') if name in sys.modules])"
     )

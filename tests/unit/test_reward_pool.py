@@ -221,8 +221,19 @@ INJECTIONS = [
     "eval(compile('open(\"{path}\",\"w\")','','exec'))",
     "getattr(__builtins__,'open')('{path}','w')",
 ]
-GYM_TASKS = ["countdown", "string_insertion", "spiral_matrix", "number_sorting", "puzzle24", "polynomial_multiplication",
-             "propositional_logic", "simple_integration", "basic_arithmetic", "bitwise_arithmetic", "n_queens"]  # fmt: skip
+GYM_TASKS = [
+    "countdown",
+    "string_insertion",
+    "spiral_matrix",
+    "number_sorting",
+    "puzzle24",
+    "polynomial_multiplication",
+    "propositional_logic",
+    "simple_integration",
+    "basic_arithmetic",
+    "bitwise_arithmetic",
+    "n_queens",
+]
 
 
 def gym_entry(task):
@@ -313,9 +324,16 @@ def test_workers_see_no_secret_of_the_environment(monkeypatch):
 def test_many_hostile_answers_do_not_grow_the_caller(pool):
     import resource
 
-    hostile = ["\\boxed{" + "(" * 900 + "1" + ")" * 900 + "}", "\\boxed{" + "9" * 10**6 + "}", "\\boxed{1}" * 10**5,
-               "\\boxed{\ud800\\sqrt{2}}", "\\boxed{\0\\sqrt{2}}", "\\boxed{" + "\\frac{1}{" * 300 + "2" + "}" * 300 + "}",
-               "\\boxed{\\frac{1}{\\sqrt{x}", "\\boxed{99!!!+\\sqrt{2}}"]  # fmt: skip
+    hostile = [
+        "\\boxed{" + "(" * 900 + "1" + ")" * 900 + "}",
+        "\\boxed{" + "9" * 10**6 + "}",
+        "\\boxed{1}" * 10**5,
+        "\\boxed{\ud800\\sqrt{2}}",
+        "\\boxed{\0\\sqrt{2}}",
+        "\\boxed{" + "\\frac{1}{" * 300 + "2" + "}" * 300 + "}",
+        "\\boxed{\\frac{1}{\\sqrt{x}",
+        "\\boxed{99!!!+\\sqrt{2}}",
+    ]
     pool.grade_many([(response, "2\\sqrt{5}", "math") for response in hostile])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(20):

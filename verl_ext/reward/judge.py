@@ -159,7 +159,7 @@ class Judge:
                 raw = b""
                 while not answer.content.at_eof() and len(raw) < MAX_REPLY_BYTES:
                     raw += await answer.content.read(MAX_REPLY_BYTES - len(raw))
-        except TimeoutError:
+        except (TimeoutError, asyncio.TimeoutError):  # two classes before Python 3.11
             return None, "timeout", f"judge: no reply in {self.config.timeout_s:g} s", True
         except (aiohttp.ClientError, OSError) as error:
             # Only the kind: an error's text may hold the request, and the request holds the key.

@@ -34,6 +34,7 @@ _COMMAND = re.compile(r"\\([a-zA-Z]+)\*?")
 _STYLE = re.compile(r"\\(?:" + "|".join(_STYLES) + r") ?\{")
 _MATH_DELIMITER = re.compile(r"(?<!\\)\\[()\[\]]")
 _SPACING = re.compile(r"(?<!\\)\\[,;:! ]|~")
+_ORDINAL = re.compile(r"(?<=\d)\^\{?\\text ?\{(?:st|nd|rd|th)\}\}?$")
 _OPERATOR = re.compile(r"\\operatorname\*? ?\{ ?([a-zA-Z]{1,12}) ?\}")
 _OPERATORS = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
 _MARKDOWN_BOLD = re.compile(r"\*\*([^*]{1,500})\*\*|__([^_]{1,500})__")
@@ -74,7 +75,10 @@ def normalise(answer: str) -> str:
     text = _FRAC_SECOND.sub(r"\1{\2}", text)
     text = _SQRT_SHORT.sub(r"\\sqrt{\1}", text)
     text = _TIGHT.sub(r"\1", text)
-    return text.strip().rstrip(_ENDING).strip()
+    text = _ORDINAL.sub("", text).strip().rstrip(_ENDING)
+    while text.endswith("\\\\"):
+        text = text[:-2].rstrip(_ENDING)
+    return text.strip()
 
 
 def _unstyle(text: str) -> str:

@@ -1,7 +1,7 @@
 r"""Equality of two expressions as mathematics, with sympy. For the confined worker only: sympy can hang and eat memory.
 
 Expressions are parsed by latex2sympy (a grammar; no text is evaluated), never by `sympify` or `parse_expr`. Equality
-is decided by value: both sides are computed with 30 digits at several points, and the difference is measured against
+is decided by value: both sides are computed with 60 digits at several points, and the difference is measured against
 their size, so that 1/2004! is not 1/2006! (math-verify 0.9.0 compares with absolute precision, and says it is).
 math-verify decides what has no value at a point: sets, functions without a definition, and the like.
 """
@@ -21,10 +21,13 @@ from sympy.core.function import AppliedUndef
 # It warns once that its own time limit (SIGALRM, main thread only) is off; ours is the death of the process.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
-DIGITS = 30
+DIGITS = 60
 MAX_NESTING = 24
 """Deeper brackets are refused: the parser's time grows without bound with them, and no answer needs them."""
-_EQUAL_WITHIN = sympy.Float("1e-20", DIGITS)
+_EQUAL_WITHIN = sympy.Float("1e-45", DIGITS)
+_MOST_DIGITS = 1000
+"""Two constants that agree in all DIGITS are subtracted with up to this many: 10^100 + 1 is not 10^100."""
+_NUMERIC_ONLY = (sympy.Integral, sympy.Sum, sympy.Product, sympy.Limit, sympy.Derivative)
 _SPACING = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
 )
@@ -38,6 +41,8 @@ _POINTS = (
 )
 # The grammar takes every e for Euler's number, and fails at E_{1}: that one becomes Y_{E1}.
 _SUBSCRIPTED_E = re.compile(r"(?<![a-zA-Z\\])([eE])_(?:\{(\w{1,10})\}|(\w))")
+_DEGREES = re.compile(r"(\d{1,10}(?:\.\d{1,10})?)\^\\circ ?")
+_LOG_E = re.compile(r"\\log_(?:e|\{e\})")
 _PLAIN_EXPONENT = re.compile(r"(?<=[\d.])[eE]([+-]?\d{1,4})(?![\w.])")
 
 
@@ -63,6 +68,7 @@ def parse(text: str) -> sympy.Basic:
     if _nesting(text) > MAX_NESTING:
         raise Unparsable("nested too deeply")
     text = _SUBSCRIPTED_E.sub(r"Y_{\1\2\3}", _PLAIN_EXPONENT.sub(r"\\cdot 10^{\1}", text))
+    text = _LOG_E.sub(r"\\ln ", _DEGREES.sub(r"(\1\\cdot\\frac{\\pi}{180})", text))
     latex = normalize_latex(text, config=_SPACING)
     try:
         parsed = latex2sympy(
@@ -74,7 +80,7 @@ def parse(text: str) -> sympy.Basic:
         )
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 - the grammar raises bare Exception for a syntax error
+    except Exception as error:  # the grammar raises bare Exception for a syntax error
         raise Unparsable(type(error).__name__) from None
     if parsed is None:
         raise Unparsable("empty")
@@ -144,7 +150,22 @@ def _same_value(gold: sympy.Basic, answer: sympy.Basic) -> bool | None:
         return None
     if not all(_close(one, other) for one, other in deciding):
         return False
-    return True if len(deciding) > 1 or not names - {"i"} else None
+    if not names:
+        return _same_constant(gold, answer)
+    return True if len(deciding) > 1 or names == {"i"} else None
+
+
+def _same_constant(gold: sympy.Expr, answer: sympy.Expr) -> bool:
+    """Whether two constants that agree in all DIGITS are the same, as far as more digits can tell."""
+    difference = gold - answer
+    if difference.has(*_NUMERIC_ONLY):
+        return True
+    return all(_has_no_digit(part) for part in difference.evalf(2, maxn=_MOST_DIGITS).as_real_imag())
+
+
+def _has_no_digit(number: sympy.Expr) -> bool:
+    """Whether evalf found no digit of it: zero, or what cancels so far that none of its digits can be trusted."""
+    return number == 0 or (isinstance(number, sympy.Float) and number._prec <= 1)
 
 
 def _values(gold: sympy.Expr, answer: sympy.Expr):
@@ -180,7 +201,7 @@ def _value(expression: sympy.Expr, values: dict[str, sympy.Rational]) -> sympy.E
     real, imaginary = number.as_real_imag()
     if not (real.is_Number and imaginary.is_Number):
         return None
-    return number
+    return sympy.Integer(0) if _has_no_digit(real) and _has_no_digit(imaginary) else number
 
 
 def _close(one: sympy.Expr, other: sympy.Expr) -> bool:

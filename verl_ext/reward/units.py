@@ -41,6 +41,8 @@ _IN_TEXT = re.compile(r"^(.{1,400}?)[ ]?\\text ?\{([^{}]{1,80})\}(?:\^\{?(\d)\}?
 _IN_WORDS = re.compile(r"^(.{0,300}?[\d)}]) ?([a-zA-Z]{2,20}(?: [a-zA-Z]{1,20}){0,3})(?:\^\{?(\d)\}?)?$", re.DOTALL)
 _ONE_LETTER = re.compile(r"^(.{0,300}?[\d)}]) ([mgshLlJWN])(?:\^\{?(\d)\}?)?$", re.DOTALL)
 _DEGREES = re.compile(r"^(.{1,300}?)\^\\circ ?$", re.DOTALL)
+# The degrees in sin 1° belong to the 1, not to the answer.
+_FUNCTION_COMMAND = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 _SQUARE = re.compile(r"(?:square|sq\.?|cubic|cu\.?) (.{1,40})")
 _FUNCTIONS = re.compile(r"\b(?:sin|cos|tan|cot|sec|csc|arc\w*|log|ln|exp|sqrt|pi|frac|max|min|gcd|lcm|choose|times)\b")
 _CONNECTED = re.compile(r"\b(?:and|or|if|when|for|where|is|are|not|mod|base)\b")
@@ -62,7 +64,7 @@ class Quantity:
 
 def split_unit(text: str) -> Quantity:
     """Separate a normalised leaf from the unit behind it."""
-    if found := _DEGREES.match(text):
+    if (found := _DEGREES.match(text)) and not _FUNCTION_COMMAND.search(text):
         return Quantity(found.group(1), "degree", ("angle", 1))
     for pattern, loose in ((_IN_TEXT, False), (_IN_WORDS, False), (_ONE_LETTER, True)):
         found = pattern.match(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 
@@ -16,11 +17,9 @@ def serve(pipe: Connection, memory_mb: int, timeout_s: float) -> None:
     from verl_ext.reward.policy import GradingPolicy
 
     confined.confine(memory_mb)
-    pipe.send_bytes(b"ready")
-    while True:
-        try:
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the host is gone, and nobody waits for us
+        pipe.send_bytes(b"ready")
+        while True:
             job = json.loads(pipe.recv_bytes())
-        except EOFError:
-            return
-        undecided = Undecided(**{**job, "policy": GradingPolicy(**job["policy"])})
-        pipe.send_bytes(json.dumps(confined.run(undecided, timeout_s)).encode())
+            undecided = Undecided(**{**job, "policy": GradingPolicy(**job["policy"])})
+            pipe.send_bytes(json.dumps(confined.run(undecided, timeout_s)).encode())
