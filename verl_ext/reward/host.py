@@ -122,10 +122,11 @@ class _Slot(threading.Thread):
 
     def _start_worker(self) -> None:
         self._pipe, theirs = self._context.Pipe()
-        self._process = self._context.Process(
+        process = self._context.Process(
             target=workers.serve, args=(theirs, self._options.memory_mb, self._options.timeout_s), daemon=True
         )
-        self._process.start()
+        process.start()
+        self._process = process  # only now: `kill` may come from the other thread at any moment
         theirs.close()
         self._answered = 0
         if self._receive(START_LIMIT_S) is None:
