@@ -39,7 +39,6 @@ INSTALL_REQUIRES = [
     # Grading, data preparation, curves and tables.
     "math-verify>=0.9,<0.10",
     "matplotlib",
-    "pebble>=5.1",
     "reasoning-gym>=0.1.25",
     "rich",
     "tensorboard",

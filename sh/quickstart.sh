@@ -44,7 +44,7 @@ OMP_NUM_THREADS=$((cores > ranks ? cores / ranks : 1)) python -m torch.distribut
     data.train_files="$data/train.parquet" data.val_files="$data/test.parquet" \
     data.prompt_key=extra_info "data.prompt_dict_keys=['question']" \
     data.response_key=extra_info "data.response_dict_keys=['answer']" \
-    data.train_batch_size=16 data.micro_batch_size_per_gpu=4 data.max_length=256 \
+    data.train_batch_size=16 data.micro_batch_size_per_gpu=8 data.max_length=256 \
     optim.lr="${LR:-1e-4}" trainer.total_epochs=1 trainer.seed="$seed" \
     trainer.project_name=quickstart trainer.experiment_name=dft trainer.default_local_dir="$run"
 

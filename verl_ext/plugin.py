@@ -18,6 +18,7 @@ import wrapt
 logger = logging.getLogger(__name__)
 
 LAZY_REGISTRATIONS = {
+    "verl.experimental.reward_loop.reward_manager": "verl_ext.reward.manager",
     "verl.workers.engine": "verl_ext.engine.register",
 }
 """verl module that owns a registry -> our module whose import fills it."""

@@ -31,7 +31,6 @@ def load(run: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 def table_rows(measured: list[dict[str, Any]], steps: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     """(what, before, after)"""
-    before, after = measured
     first, last = steps[0], steps[-1]
     return [
         ("held-out problems right", *(f"{m['accuracy']:.1%} ± {m['standard_error']:.1%}" for m in measured)),

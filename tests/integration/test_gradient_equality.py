@@ -47,6 +47,7 @@ def workspace(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_loss_and_gradient_are_equal_in_every_mode(workspace, ranks):
     """{ranks} x {SP} x {padded, packed} x {micro-batch} x {fused, plain head} x {LoRA}, tied and untied, few KV heads."""

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from verl_ext.reward.manager import NAME, MathVerifyPoolRewardManager
 from verl_ext.reward.metrics import grade_metrics
 from verl_ext.reward.options import RewardOptions
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 PROMPT_LENGTH, RESPONSE_LENGTH = 4, 120
 TOWER = "\\boxed{\\dfrac{5^{5^{5^{5^5}}-4}-5}{16}}"
@@ -59,11 +60,12 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster():
-    # Until the package is installed, its plugin is not found by verl: this has the same effect in every process.
-    environment = {"VERL_USE_EXTERNAL_MODULES": "verl_ext.reward.manager"}
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": environment})
-    yield
-    ray.shutdown()
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # short: it becomes part of socket names
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def config_for(tokenizer, **reward_kwargs):
@@ -220,7 +222,7 @@ def test_lazy_registration_by_import_of_verls_registry():
         "from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls\n"
         f"print(get_reward_manager_cls('{NAME}').__name__)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "MathVerifyPoolRewardManager", done.stderr
 
 

@@ -100,5 +100,5 @@ def test_importing_the_grader_loads_nothing_heavy():
         "assert grade('\\\\boxed{\\\\frac{1}{2}}', '0.5').correct; "
         "print([name for name in ('torch', 'ray', 'verl', 'sympy', 'math_verify', 'pebble') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")

@@ -161,5 +161,5 @@ def test_score_module_does_not_load_verl():
     code = (
         "import sys, verl_ext.reward.score; print([name for name in ('torch', 'ray', 'verl') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")

@@ -8,11 +8,27 @@ from verl_ext.errors import ConfigError
 from verl_ext.reward.grader import gold_answer, prepare
 from verl_ext.reward.sources import SOURCES, check_data_files, rule_for
 
-RECIPE_SOURCES = (
-    "openai/gsm8k lighteval/MATH DigitalLearningGmbH/MATH-lighteval HuggingFaceH4/MATH-500 math500 math500_w_answer "
-    "minerva_math olympiadbench math_dapo math_dapo_boxed amc_dapo_boxed aime_2025_dapo_boxed amc2023_dapo_boxed "
-    "AI-MO/NuminaMath-CoT numina_olympiads aime24 aime25 amc23 reasoning_gym/countdown"
-).split()
+RECIPE_SOURCES = [
+    "openai/gsm8k",
+    "lighteval/MATH",
+    "DigitalLearningGmbH/MATH-lighteval",
+    "HuggingFaceH4/MATH-500",
+    "math500",
+    "math500_w_answer",
+    "minerva_math",
+    "olympiadbench",
+    "math_dapo",
+    "math_dapo_boxed",
+    "amc_dapo_boxed",
+    "aime_2025_dapo_boxed",
+    "amc2023_dapo_boxed",
+    "AI-MO/NuminaMath-CoT",
+    "numina_olympiads",
+    "aime24",
+    "aime25",
+    "amc23",
+    "reasoning_gym/countdown",
+]
 
 
 @pytest.mark.parametrize("name", RECIPE_SOURCES)

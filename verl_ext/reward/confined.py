@@ -84,7 +84,7 @@ def decide(undecided: Undecided) -> Outcome:
         return bool(equivalent(undecided.gold, undecided.prediction, undecided.policy, compare)), "ok", ""
     except Unparsable as error:
         return False, "unparsable_gold", f"latex2sympy: {error}"
-    except Exception as error:  # sympy raises whatever it likes; its kind is reported in the grade
+    except Exception as error:  # noqa: BLE001 - sympy raises whatever it likes; its kind is reported in the grade
         return False, "error", type(error).__name__
 
 

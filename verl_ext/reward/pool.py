@@ -64,7 +64,7 @@ class GraderPool:
         self._closed = False
         self._has_reasoning_gym = False
 
-    def __enter__(self) -> GraderPool:
+    def __enter__(self) -> GraderPool:  # noqa: PYI034 - typing.Self needs Python 3.11
         return self
 
     def __exit__(self, *_: object) -> None:

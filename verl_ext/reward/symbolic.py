@@ -80,7 +80,7 @@ def parse(text: str) -> sympy.Basic:
         )
     except MemoryError:
         raise
-    except Exception as error:  # the grammar raises bare Exception for a syntax error
+    except Exception as error:  # noqa: BLE001 - the grammar raises bare Exception for a syntax error
         raise Unparsable(type(error).__name__) from None
     if parsed is None:
         raise Unparsable("empty")
