@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from verl_ext.cli import user_errors_exit
-from verl_ext.data.boxed import last_boxed
 from verl_ext.data.prepare.command import Arguments, prepare
 from verl_ext.data.prepare.report import SplitReport, usable
 from verl_ext.data.prepare.rows import BOXED_INSTRUCTION, BadRow, make_row
 from verl_ext.data.prepare.sources import SourceRow, read_source
+from verl_ext.reward.extraction import last_boxed
 
 HUB_ID = "DigitalLearningGmbH/MATH-lighteval"
 SPLITS = ("train", "test")

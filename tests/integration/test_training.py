@@ -9,7 +9,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.support.launch import metrics, run, trainer_arguments
+from tests.support.launch import finish, metrics, run, start, trainer_arguments
+from tests.support.tiny_model import CHAT_TEMPLATE, save_tiny_model
 from verl_ext.data.batching import GlobalBatches
 from verl_ext.data.sft_dataset import SFTDataConfig, SFTDataset
 
@@ -114,13 +115,18 @@ def test_a_run_leaves_curves_a_log_and_one_checkpoint(finished_run):
 
 
 @pytest.mark.slow
-def test_a_lora_run_leaves_merged_weights_and_the_adapter(model_folder, train_file, tmp_path):
+def test_a_lora_run_leaves_merged_weights_and_the_adapter(train_file, tmp_path):
+    """On a base model, whose chat template comes from a file and goes along with the trained model."""
+    model_folder = save_tiny_model(tmp_path / "base", chat_template=None)
+    template = tmp_path / "template.jinja"
+    template.write_text(CHAT_TEMPLATE)
     arguments = trainer_arguments(
         *(model_folder, train_file, tmp_path, "model.lora_rank=4", "model.lora_alpha=8"),
-        "trainer.total_training_steps=2",
+        *("trainer.total_training_steps=2", f"data.chat_template_file={template}"),
     )
     run(arguments, ranks=1, log=tmp_path / "log.txt")
     checkpoint = tmp_path / "global_step_2"
+    assert AutoTokenizer.from_pretrained(checkpoint / "huggingface").chat_template == CHAT_TEMPLATE
     base = AutoModelForCausalLM.from_pretrained(model_folder)
     adapted = PeftModel.from_pretrained(base, checkpoint / "huggingface" / ".." / "lora_adapter").eval()
     merged = AutoModelForCausalLM.from_pretrained(checkpoint / "huggingface").eval()
@@ -131,10 +137,8 @@ def test_a_lora_run_leaves_merged_weights_and_the_adapter(model_folder, train_fi
 
 
 @pytest.mark.slow
-def test_ten_updates_with_a_gradient_that_is_not_finite_stop_the_run(model_folder, train_file, tmp_path):
+def test_updates_with_a_gradient_that_is_not_finite_stop_the_run(model_folder, train_file, tmp_path):
     """A model with one infinite weight: every update is skipped and counted, the third stops the run."""
-    from tests.support.launch import finish, start
-
     broken = tmp_path / "model"
     model = AutoModelForCausalLM.from_pretrained(model_folder)
     with torch.no_grad():

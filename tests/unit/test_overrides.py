@@ -10,6 +10,11 @@ from verl_ext.trainer.overrides import OLD_NAMES, compose_config
 REQUIRED = ["model.path=m", "data.train_files=t.parquet"]
 
 
+@pytest.fixture(autouse=True)
+def first_rank(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+
+
 def compose(*arguments: str):
     return compose_config("dft_trainer", [*REQUIRED, *arguments])
 
@@ -26,6 +31,12 @@ def test_every_old_name_maps_to_a_key_that_exists_and_says_so(capsys):
     for old, new in OLD_NAMES.items():
         assert compose(f"{old}=null")._get_node(new.split(".")[0]) is not None
         assert f"{old} is now {new}\n" in capsys.readouterr().err
+
+
+def test_only_the_first_rank_of_a_machine_says_so(capsys, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    compose("use_remove_padding=False")
+    assert capsys.readouterr().err == ""
 
 
 def test_an_old_name_sets_the_new_key():

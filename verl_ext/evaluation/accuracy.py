@@ -23,8 +23,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from verl_ext.cli import user_errors_exit
 from verl_ext.data.reading import iterate_rows, require_files
 from verl_ext.errors import DataError
+from verl_ext.model_folder import require_model_folder
 from verl_ext.reward.grader import grade
-from verl_ext.trainer.model_checks import require_model_folder
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def last_boxed(text: str) -> str | None:
 
     A last box that is never closed gives None, not the box before it: the response was cut off, and
     what it boxed earlier was something else. Boxes that follow each other with only a comma or `and`
-    between them are one answer of several parts.
+    between them are one answer of several parts. An empty box is none.
     """
     start = max(text.rfind(opener) for opener in BOX_OPENERS)
     if start < 0:
@@ -53,7 +53,7 @@ def last_boxed(text: str) -> str | None:
     while len(parts) < 10 and (before := _BOX_BEFORE.search(head)):
         parts.insert(0, before.group(1))
         head = head[: before.start()]
-    return ", ".join(part.strip() for part in parts)
+    return ", ".join(part.strip() for part in parts) or None
 
 
 def _box_at(text: str, start: int) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from verl_ext.errors import ConfigError, UserError, nearest
-from verl_ext.trainer.model_checks import require_model_folder
+from verl_ext.model_folder import require_model_folder
 
 OUR_ATTENTION = "verl_ext_varlen"  # verl_ext.engine.attention.ATTENTION_NAME, which importing torch would bring
 

@@ -14,8 +14,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from verl_ext.data.sft_dataset import SFTDataConfig, SFTDataset
 from verl_ext.errors import UserError
+from verl_ext.model_folder import read_hf_config, require_sequence_parallel_heads
 from verl_ext.platform.cpu_memory import return_freed_memory
-from verl_ext.trainer.model_checks import read_hf_config, require_sequence_parallel_heads
 from verl_ext.trainer.quiet import quiet_libraries
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)

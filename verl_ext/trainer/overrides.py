@@ -6,6 +6,7 @@ torch is imported.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -85,7 +86,8 @@ def _modernise(argument: str) -> str:
     name = key[len(prefix) :]
     if name not in OLD_NAMES:
         return argument
-    print(f"{name} is now {OLD_NAMES[name]}", file=sys.stderr)
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        print(f"{name} is now {OLD_NAMES[name]}", file=sys.stderr)
     return f"{prefix}{OLD_NAMES[name]}{separator}{value}"
 
 
