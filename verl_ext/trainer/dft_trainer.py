@@ -119,12 +119,11 @@ class DFTTrainer(SFTTrainer):
         Raises:
             TrainingDivergedError: `trainer.max_skipped_updates` updates in a row were skipped.
         """
-        self._is_writer = self.engine.is_mp_src_rank_with_outputs() and self.engine.get_data_parallel_rank() == 0
         self.log = RunLog(
             OmegaConf.to_container(self.config, resolve=True),
             total_steps=self.total_training_steps,
             first_step=self.resume_global_step,
-            active=self._is_writer,
+            active=self.rank == 0,
         )
         if self.resume_global_step:
             self.log.note(f"continuing after step {self.resume_global_step} of {self.total_training_steps}")
@@ -158,18 +157,23 @@ class DFTTrainer(SFTTrainer):
         """Validate and save as configured; whether the run ends here."""
         is_last = step == self.total_training_steps
         interrupted = self.interruption.agreed(self.device_name)
+        if interrupted:  # whoever asked may not wait for a validation
+            self._save(step, with_weights=True)
         if self.val_dataset is not None and (is_last or self._is_due(step, self.test_freq)):
             self.log.validation(step, self.validate())
-        if is_last or interrupted or self._is_due(step, self.save_freq):
-            path = self.checkpoints.save(step, self.progress)
-            self.log.note(f"saved {path}")
-            if is_last or interrupted:
-                self.checkpoints.add_weights(path)
-                self.log.note(f"Hugging Face model in {path / 'huggingface'}")
+        if not interrupted and (is_last or self._is_due(step, self.save_freq)):
+            self._save(step, with_weights=is_last)
         if interrupted and not is_last:
             received = self.interruption.received or "a signal on another rank"
             self.log.note(f"stopped after step {step} by {received}; the same command continues from here")
         return interrupted or is_last
+
+    def _save(self, step: int, *, with_weights: bool) -> None:
+        path = self.checkpoints.save(step, self.progress)
+        self.log.note(f"saved {path}")
+        if with_weights:
+            self.checkpoints.add_weights(path)
+            self.log.note(f"Hugging Face model in {path / 'huggingface'}")
 
     def _is_due(self, step: int, frequency: int) -> bool:
         return frequency > 0 and step % frequency == 0
@@ -185,14 +189,17 @@ class DFTTrainer(SFTTrainer):
         self._profile_from(step)
         output = self.training_client.train_batch(data=data)
         self._profile_until(step)
-        metrics = self._token_means("train", self._sums(output))
+        metrics = {}
         if self._is_collecting:
             verl_metrics = tu.get(output, "metrics")
-            metrics["train/loss"] = verl_metrics["loss"]
+            sums = self._sums(output)
+            metrics = {f"train/{name}": value for name, value in token_means(sums).items()}
+            metrics["train/loss"] = verl_metrics["loss"]  # as it was reduced
             metrics["train/grad_norm"] = verl_metrics["grad_norm"]
+            metrics["train/response_tokens"] = sums[3].item()
             if self.device_name != "cpu":
                 metrics["perf/mfu"] = verl_metrics["mfu"]
-        metrics = self._from_first_of_group(metrics)
+        metrics = self._of_first_rank(metrics)
         seconds = time.perf_counter() - started
         tokens = sum(lengths)
         return metrics | {
@@ -217,7 +224,7 @@ class DFTTrainer(SFTTrainer):
             batch = self._batch([self._validation_row(row) for row in rows])
             output = self.training_client.infer_batch(batch)
             sums += self._sums(output)
-        return self._from_first_of_group(self._token_means("val", sums, loss=True))
+        return self._of_first_rank({f"val/{name}": value for name, value in token_means(sums).items()})
 
     def _validation_row(self, row: int | None) -> dict[str, Tensor]:
         """A row, or for None one that only keeps the ranks in step and carries no loss."""
@@ -247,7 +254,7 @@ class DFTTrainer(SFTTrainer):
         return self.engine.is_mp_src_rank_with_outputs()
 
     def _sums(self, output: Any) -> Tensor:
-        """(4,) fp64: loss, cross-entropy, probability and number of the learned tokens of all ranks."""
+        """(4,) fp64: loss, cross-entropy, probability and number of the learned tokens of all ranks; else zeros."""
         sums = torch.zeros(4, dtype=torch.float64)
         if self._is_collecting:
             metrics = tu.get(output, "metrics")
@@ -255,18 +262,7 @@ class DFTTrainer(SFTTrainer):
                 sums[i] = sum(value for of_rank in metrics[name] for value in of_rank)
         return sums
 
-    def _token_means(self, prefix: str, sums: Tensor, *, loss: bool = False) -> dict[str, float]:
-        loss_sum, cross_entropy, prob, tokens = sums.tolist()
-        tokens = max(tokens, 1.0)
-        means = {f"{prefix}/loss": loss_sum / tokens}  # in training replaced by the loss that was optimised
-        means[f"{prefix}/cross_entropy"] = cross_entropy / tokens
-        means[f"{prefix}/target_prob"] = prob / tokens
-        if not loss:
-            means[f"{prefix}/grad_norm"] = 0.0
-            means[f"{prefix}/response_tokens"] = tokens
-        return means
-
-    def _from_first_of_group(self, metrics: dict[str, float]) -> dict[str, float]:
+    def _of_first_rank(self, metrics: dict[str, float]) -> dict[str, float]:
         """Give every rank the metrics of rank 0, so that all decide alike."""
         holder = [metrics]
         dist.broadcast_object_list(holder, src=0)
@@ -288,3 +284,10 @@ class DFTTrainer(SFTTrainer):
         self.training_client.step_profile()
         if step == self.end_profile_step:
             self.training_client.stop_profile()
+
+
+def token_means(sums: Tensor) -> dict[str, float]:
+    """Means per learned token from `DFTTrainer._sums`."""
+    loss, cross_entropy, prob, tokens = sums.tolist()
+    tokens = max(tokens, 1.0)
+    return {"loss": loss / tokens, "cross_entropy": cross_entropy / tokens, "target_prob": prob / tokens}
