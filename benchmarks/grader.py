@@ -1,6 +1,6 @@
 """Answers per second: GraderPool against verl 0.9.1's `math_verify.compute_score`, on the same answers and workers.
 
-    python benchmarks/grader.py --data ../shared/data --answers 800 --workers 2
+    python benchmarks/grader.py --data FOLDER --answers 800 --workers 2
 
 The answers are what a model writes: a solution of about 1,500 characters with its result in a box, half of them wrong.
 Their golds are those of MATH-500 and OlympiadBench where the data is there, else a small list in this file.
@@ -109,7 +109,9 @@ def exact_match_ms(items: list[tuple[str, str, bool]]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument(
+        "--data", type=Path, default=Path("."), help="folder with math500.jsonl and olympiadbench.jsonl"
+    )
     parser.add_argument("--answers", type=int, default=800)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-pytest.importorskip("verl")
-
 from verl_ext.engine.attention import (
     Documents,
     attention_forward,

@@ -1,6 +1,7 @@
 """Every gold answer of the public evaluation sets against itself in several renderings, and against its neighbour.
 
-The data is not part of the project: put it at `../shared/data`, or name its folder in VERL_EXT_DATA.
+The data is not part of the project: name its folder in VERL_EXT_DATA, or put it into `shared/data` beside the
+repository.
 """
 
 import json
