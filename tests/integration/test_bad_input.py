@@ -75,6 +75,8 @@ def error_of(model_folder, train_file, tmp_path, capsys, monkeypatch):
         (["trainer.logger=[tensorbord]"], 1, "trainer.logger: got 'tensorbord', expected some of console"),
         (["trainer.save_freq=0"], 1, "trainer.save_freq: got 0, expected a number of steps"),
         (["data.custom_cls.path=x.py"], 1, "data.custom_cls.path: not supported here"),
+        (["data.pad_mode=right"], 1, "data.pad_mode: not supported here"),
+        (["checkpoint.save_contents=[model]"], 1, "checkpoint.save_contents: got ['model'], expected extra, optimizer"),
         (["data.val_files=nowhere.parquet"], 1, "data.val_files: nowhere.parquet not found"),
         (["data.train_files=nowhere.parquet"], 1, "data.train_files: nowhere.parquet not found"),
         (["data.train_files=[]"], 1, "data.train_files: no file given"),

@@ -112,3 +112,19 @@ def test_old_checkpoints_are_removed_and_other_data_is_refused(arguments, uninte
     errors = [line for line in (tmp_path / "log.txt").read_text().splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert "was saved with data.train_batch_size = 8, this run has 16" in errors[0]
+
+
+@pytest.mark.slow
+def test_killed_after_the_last_save_the_weights_are_still_written(arguments, tmp_path):
+    """As a kill in the middle of the export leaves it: a part under the other name, the rest not there."""
+    more = ("trainer.total_training_steps=2",)
+    run(arguments(tmp_path, *more), ranks=1, log=tmp_path / "log.txt")
+    weights = tmp_path / "global_step_2" / "huggingface" / "model.safetensors"
+    written = weights.read_bytes()
+    partial = weights.parent.with_name("huggingface.incomplete")
+    partial.mkdir()
+    weights.rename(partial / weights.name)
+
+    run(arguments(tmp_path, *more), ranks=1, log=tmp_path / "log.txt")
+    assert weights.read_bytes() == written
+    assert not partial.exists()

@@ -164,13 +164,25 @@ class Checkpoints:
         if self._first_on_node:
             _write_atomically(Path(get_checkpoint_tracker_filename(str(self.folder))), str(step))
             self._prune(keep=step)
+        dist.barrier()
+        return final
+
+    def copy_to_hdfs(self, path: Path) -> None:
+        """Copy a complete checkpoint to `hdfs_dir`, if there is one."""
         if dist.get_rank() == 0 and self.hdfs_dir:
             from verl.utils import hdfs_io
 
             hdfs_io.makedirs(self.hdfs_dir, exist_ok=True)
-            hdfs_io.copy(src=str(final), dst=self.hdfs_dir, dirs_exist_ok=True)
+            hdfs_io.copy(src=str(path), dst=self.hdfs_dir, dirs_exist_ok=True)
         dist.barrier()
-        return final
+
+    def has_weights(self, path: Path) -> bool:
+        """Whether `add_weights` has been done for a checkpoint, to its end; rank 0's disk decides for all."""
+        folder = path / "huggingface"
+        partial = folder.with_name(folder.name + INCOMPLETE_SUFFIX)
+        answer = [not partial.exists() and any(folder.glob("*.safetensors"))]
+        dist.broadcast_object_list(answer, src=0)
+        return answer[0]
 
     def add_weights(self, path: Path) -> None:
         """Make the `huggingface/` folder of a checkpoint a plain model that transformers and vLLM load.

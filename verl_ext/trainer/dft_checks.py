@@ -15,6 +15,7 @@ OUR_ATTENTION = "verl_ext_varlen"  # verl_ext.engine.attention.ATTENTION_NAME, w
 NOT_SUPPORTED = {
     # keys of verl's SFT configuration that have no effect in this trainer, with the reason
     "data.custom_cls.path": "data sets of this trainer are files; see data.prompt_key and data.messages_key",
+    "data.pad_mode": "rows always arrive unpadded; model.use_remove_padding=False pads them for the model",
     "data.use_shm": "rows are tokenised once into memory",
     "data.ignore_input_ids_mismatch": "a template that rewrites earlier turns is handled by data.train_on_turns",
     "data.balance_dp_token": "objective.reduction=token_mean already weighs every token of the global batch alike",
@@ -70,6 +71,14 @@ def check_config(config: DictConfig, *, defaults: DictConfig, world_size: int) -
             raise ConfigError(key, given=value, expected="a number of steps, -1 or after_each_epoch")
     if config.optim.lr is None or not config.optim.lr >= 0:
         raise ConfigError("optim.lr", given=config.optim.lr, expected="a learning rate of 0 or more")
+    for contents in ("save_contents", "load_contents"):
+        missing = {"model", "optimizer", "extra"} - set(config.checkpoint[contents] or ())
+        if missing:
+            raise ConfigError(
+                f"checkpoint.{contents}",
+                given=list(config.checkpoint[contents] or ()),
+                expected=f"{', '.join(sorted(missing))} too, without which a run does not continue to the same numbers",
+            )
     _check_objective(config)
     _check_loggers(config)
     _check_batches(config, world_size)
@@ -123,7 +132,7 @@ def check_device(config: DictConfig, device: str) -> None:
         )
 
 
-def check_rows(config: DictConfig, num_rows: int, world_size: int) -> None:
+def check_rows(config: DictConfig, num_rows: int) -> None:
     """Check that the training rows fill at least one batch.
 
     Raises:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -128,6 +129,10 @@ class DFTTrainer(SFTTrainer):
         if self.resume_global_step:
             self.log.note(f"continuing after step {self.resume_global_step} of {self.total_training_steps}")
         try:
+            if self.resume_global_step >= self.total_training_steps and not self.checkpoints.has_weights(
+                self.checkpoint.path
+            ):
+                self._add_weights(self.checkpoint.path)  # killed after the last save, before its weights were written
             return self._run_steps()
         finally:
             self.log.close()
@@ -172,8 +177,12 @@ class DFTTrainer(SFTTrainer):
         path = self.checkpoints.save(step, self.progress)
         self.log.note(f"saved {path}")
         if with_weights:
-            self.checkpoints.add_weights(path)
-            self.log.note(f"Hugging Face model in {path / 'huggingface'}")
+            self._add_weights(path)
+        self.checkpoints.copy_to_hdfs(path)
+
+    def _add_weights(self, path: Path) -> None:
+        self.checkpoints.add_weights(path)
+        self.log.note(f"Hugging Face model in {path / 'huggingface'}")
 
     def _is_due(self, step: int, frequency: int) -> bool:
         return frequency > 0 and step % frequency == 0

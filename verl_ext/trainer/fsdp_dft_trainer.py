@@ -53,7 +53,7 @@ def _run(arguments: list[str]) -> int:
     check_device(config, device)
     complete_config(config, device)
     train_dataset, val_dataset = load_datasets(config)
-    check_rows(config, len(train_dataset), world_size)
+    check_rows(config, len(train_dataset))
 
     from verl_ext.trainer.checkpointing import RunState, find_checkpoint
     from verl_ext.trainer.dft_trainer import DFTTrainer, TrainingDivergedError
