@@ -61,12 +61,14 @@ def _run(arguments: list[str]) -> int:
     from verl_ext.trainer.run_folder import only_run_in
 
     state = RunState(
-        num_rows=len(train_dataset),
-        train_batch_size=config.data.train_batch_size,
-        seed=config.trainer.seed,
-        shuffle=config.data.shuffle,
-        world_size=world_size,
-        device=device,
+        {
+            "rows of data.train_files": len(train_dataset),
+            "data.train_batch_size": config.data.train_batch_size,
+            "trainer.seed": config.trainer.seed,
+            "data.shuffle": config.data.shuffle,
+            "number of ranks": world_size,
+            "trainer.device": device,
+        }
     )
     checkpoint = find_checkpoint(config.trainer, state)
     with only_run_in(config.trainer.default_local_dir), join_ranks(device):

@@ -22,8 +22,12 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 """A rank that waits longer for another one fails and says so; saving a large model stays far below."""
 
 
-def choose_device(config: DictConfig) -> str:
+def choose_device(config: DictConfig, *, must_be_here: bool = True) -> str:
     """The device of this machine, and the environment that makes verl use our engine on it.
+
+    Args:
+        config: composed; `trainer.device` may name the device.
+        must_be_here: False where other machines train: then this one needs no accelerator of its own.
 
     Raises:
         UserError: there is an accelerator that torch cannot use.
@@ -39,7 +43,7 @@ def choose_device(config: DictConfig) -> str:
 
     os.environ["VERL_ENGINE_VENDOR"] = ENGINE_VENDOR
     platform = get_platform()
-    if not platform.is_available():
+    if must_be_here and not platform.is_available():
         raise UserError(
             f"trainer.device: verl chose the platform {platform.vendor_name!r}, but torch sees no such device here; "
             "install a torch build for it, or set trainer.device=cpu"

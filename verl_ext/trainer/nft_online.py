@@ -1,0 +1,68 @@
+"""The online NFT trainer from its command line to its end: check, start Ray, train."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from omegaconf import DictConfig, OmegaConf
+
+CONFIG_NAME = "nft_trainer"
+DIVERGED_EXIT_CODE = 3
+WORKER_DIED_EXIT_CODE = 4
+
+
+def run(arguments: Sequence[str], *, only_print: bool = False) -> int:
+    """Run with `key=value` arguments; returns the exit code.
+
+    Raises:
+        UserError: the input cannot work.
+    """
+    from verl_ext.trainer.online.vocabulary import NFT_VOCABULARY
+    from verl_ext.trainer.overrides import compose_config
+
+    config = compose_config(CONFIG_NAME, arguments, NFT_VOCABULARY)
+    if only_print:
+        print(OmegaConf.to_yaml(config))
+        return 0
+    joins_cluster = _joins_cluster(config)
+
+    from verl_ext.trainer.online.checks import check_config, check_device, check_files
+
+    check_config(config, joins_cluster=joins_cluster)
+    check_files(config)
+
+    # torch and verl are imported from here on
+    from verl_ext.trainer.launch import choose_device
+    from verl_ext.trainer.online.completion import complete_config
+
+    device = choose_device(config, must_be_here=not joins_cluster)
+    check_device(config, device)
+    complete_config(config, device)
+    return _train(config, device)
+
+
+def _joins_cluster(config: DictConfig) -> bool:
+    import os
+
+    return bool(config.ray_kwargs.ray_init.address or os.environ.get("RAY_ADDRESS"))
+
+
+def _train(config: DictConfig, device: str) -> int:
+    from verl_ext.trainer.interruption import INTERRUPTED_EXIT_CODE
+    from verl_ext.trainer.online.cluster import ray_cluster
+    from verl_ext.trainer.online.fitting import TrainingDivergedError
+    from verl_ext.trainer.online.health import WorkerDiedError
+    from verl_ext.trainer.online.task import train
+    from verl_ext.trainer.run_folder import only_run_in
+
+    with only_run_in(config.trainer.default_local_dir), ray_cluster(config, device):
+        try:
+            complete = train(config)
+        except TrainingDivergedError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            return DIVERGED_EXIT_CODE
+        except WorkerDiedError as error:
+            print(f"error: {error}\nThe same command continues from the last checkpoint.", file=sys.stderr, flush=True)
+            return WORKER_DIED_EXIT_CODE
+    return 0 if complete else INTERRUPTED_EXIT_CODE
