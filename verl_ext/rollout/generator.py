@@ -9,62 +9,69 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicCache
 
 from verl_ext.errors import ConfigError, DataError
 from verl_ext.rollout.kv_cache import SlotCache
+from verl_ext.rollout.packed_attention import Segment, StepPlan, packed_steps
 from verl_ext.rollout.sampling import FinishReason, Generation, SamplingParams, TokenStream, draw_tokens
+
+SHORTEST_SHARED_PREFIX = 8
+"""Fewer common tokens than this are computed again: looking for them and waiting for them would cost more."""
 
 
 @dataclass
 class _Request:
     request_id: str
-    prompt_ids: tuple[int, ...]
+    tokens: list[int]
+    """The prompt and the response so far."""
+    prompt_length: int
     stream: TokenStream
     stop_ids: frozenset[int]
-    token_ids: list[int] = field(default_factory=list)
+    weights: int = -1
+    """Number of the weights that its keys and values come from; -1: none, or more than one."""
+    computed: int = 0
+    """How many of its tokens are in its slot of the cache."""
     log_probs: list[float] = field(default_factory=list)
 
+    def add_token(self, token_id: int, log_prob: float) -> None:
+        self.tokens.append(token_id)
+        self.log_probs.append(log_prob)
+
     def finish_reason(self) -> FinishReason | None:
-        if self.token_ids[-1] in self.stop_ids:
+        if not self.log_probs:
+            return None
+        if self.tokens[-1] in self.stop_ids:
             return "stop"
-        return "length" if len(self.token_ids) >= self.stream.params.max_tokens else None
+        return "length" if len(self.log_probs) >= self.stream.params.max_tokens else None
 
     def result(self, reason: FinishReason) -> Generation:
-        return Generation(self.request_id, self.token_ids, self.log_probs, reason)
-
-
-@dataclass
-class _Prefilled:
-    """A prompt whose keys and values are computed, kept while requests with that prompt wait for a slot."""
-
-    cache: DynamicCache
-    row: int
-    start: int
-    logits: Tensor
-    """Of the first response token, shape (vocab,), in the model's dtype."""
+        return Generation(self.request_id, self.tokens[self.prompt_length :], self.log_probs, reason)
 
 
 class Generator:
     """Generates for many requests at once, each with its own sampling parameters.
 
-    A step fills free slots with waiting requests in the order in which they came (their prompts in one or more batches,
-    a prompt that several of them share once) and then computes one token for every running request. A request that ends
-    frees its slot at once.
+    A step is one forward pass over the tokens of all running requests that are not in the cache yet: the last token of
+    those that are under way, and as much of the new prompts as `max_num_batched_tokens` lets in. Every request whose
+    tokens are then complete draws its next one. A request that ends frees its slot, and the next one takes it.
+
+    A request whose prompt begins like another one's (several samples of one prompt, examples in front of a question)
+    takes over that part of the cache instead of computing it again.
 
     What a request draws depends on its logits and its own random stream. Its logits do not depend on its neighbours,
-    but matrix products of another shape are rounded differently (about 1e-6 of a logit in fp32, 1e-2 in bf16), so that
-    the same seed gives the same tokens in any company up to draws that fall within that of a boundary, and log-probs
-    equal to that precision; alone or in the same company, exactly.
+    but a matrix product of another shape is rounded differently (about 1e-6 of a logit in fp32, 1e-2 in bf16). So the
+    same seed gives the same tokens in any company, but for draws that fall that close to a boundary, and log-probs that
+    are equal to that precision; in the same company they are the same to the last digit.
 
     Args:
-        model: causal language model with full attention in every layer, its attention set to sdpa. It is put in
-            evaluation mode at each step. Its weights may be changed between steps: call `weights_changed`.
-        eos_token_ids: tokens that end every response, unless it asks to ignore them.
+        model: causal language model with full attention in every layer. Each step puts it in evaluation mode and uses
+            `packed_attention` instead of its own attention. Its weights may change between steps: see
+            `weights_changed`.
+        eos_token_ids: tokens that end every response that does not ignore them.
         max_num_seqs: most requests that run at the same time.
-        max_model_len: most tokens of prompt and response together; default and limit: the model's own.
+        max_model_len: most tokens of prompt and response together; default and limit: what the model was made for.
         vocab_size: forbid token ids from here on (rows of the embedding that the tokenizer has no token for).
-        max_num_batched_tokens: most prompt tokens, padding included, that are computed in one batch.
+        max_num_batched_tokens: most tokens of a step, beyond the one of each request that is under way.
         seed: of the random streams of requests that bring none.
 
     Raises:
@@ -79,7 +86,7 @@ class Generator:
         max_num_seqs: int = 32,
         max_model_len: int | None = None,
         vocab_size: int | None = None,
-        max_num_batched_tokens: int = 8192,
+        max_num_batched_tokens: int = 2048,
         seed: int = 0,
     ) -> None:
         if max_num_seqs < 1:
@@ -93,15 +100,15 @@ class Generator:
         self.max_model_len = _context_length(model, max_model_len)
         _require_full_attention(model, self.max_model_len)
         self._vocab_size = model.get_output_embeddings().weight.shape[0]
-        self._allowed_vocab = vocab_size if vocab_size is not None else self._vocab_size
+        self._allowed_vocab = self._vocab_size if vocab_size is None else vocab_size
         if not 0 < self._allowed_vocab <= self._vocab_size:
             raise ConfigError("vocab_size", given=vocab_size, expected=f"1 to {self._vocab_size}, what the model has")
         self._next_seed = seed
+        self._weights = 0
         self._cache = SlotCache(model.config.get_text_config().num_hidden_layers)
         self._waiting: deque[_Request] = deque()
         self._running: list[_Request] = []
-        """In the order of the cache's slots."""
-        self._prefilled: dict[tuple[int, ...], _Prefilled] = {}
+        """The request in each slot of the cache."""
         self._ids: set[str] = set()
 
     def add_request(self, request_id: str, prompt_ids: Sequence[int], params: SamplingParams) -> None:
@@ -113,18 +120,18 @@ class Generator:
         """
         if request_id in self._ids:
             raise ValueError(f"request {request_id} is there already")
-        prompt = tuple(int(token) for token in prompt_ids)
-        if not prompt:
+        tokens = [int(token) for token in prompt_ids]
+        if not tokens:
             raise DataError(f"request {request_id}: the prompt is empty")
-        room = self.max_model_len - len(prompt)
+        room = self.max_model_len - len(tokens)
         if room < 1:
             raise DataError(
-                f"request {request_id}: the prompt has {len(prompt)} tokens, which leaves no room for a response "
+                f"request {request_id}: the prompt has {len(tokens)} tokens, which leaves no room for a response "
                 f"in a context of {self.max_model_len}"
             )
-        if not 0 <= min(prompt) <= max(prompt) < self._vocab_size:
+        if not 0 <= min(tokens) <= max(tokens) < self._vocab_size:
             raise DataError(f"request {request_id}: the prompt has token ids outside 0 to {self._vocab_size - 1}")
-        self._waiting.append(self._new_request(request_id, prompt, params, room))
+        self._waiting.append(self._new_request(request_id, tokens, params, room))
         self._ids.add(request_id)
 
     def has_unfinished_requests(self) -> bool:
@@ -132,26 +139,23 @@ class Generator:
 
     @torch.inference_mode()
     def step(self) -> list[Generation]:
-        """Admit what fits, compute one token for every running request; returns those that ended by it.
-
-        With nothing to do it returns an empty list.
-        """
-        self.model.eval()
-        finished = self._admit()
-        if self._running:
-            positions, visible = self._cache.next_column(self.model.device)
-            last = [[request.token_ids[-1]] for request in self._running]
-            output = self.model(
-                input_ids=torch.tensor(last, device=self.model.device),
-                attention_mask=visible,
-                position_ids=positions,
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            self._extend(self._running, output.logits[:, -1])
-            finished += self._retire()
-        return finished
+        """Compute one step; returns the requests that it ended. Without requests it does nothing."""
+        while self._waiting and len(self._running) < self.max_num_seqs:
+            self._running.append(self._waiting.popleft())
+        if not self._running:
+            return []
+        segments = self._schedule()
+        complete = [segment for segment in segments if segment.end == len(self._running[segment.slot].tokens)]
+        logits = self._forward(segments, complete)
+        for segment in segments:
+            self._running[segment.slot].computed = segment.end
+        if complete:
+            drawing = [self._running[segment.slot] for segment in complete]
+            for request, token_id, log_prob in zip(
+                drawing, *draw_tokens(logits, [request.stream for request in drawing]), strict=True
+            ):
+                request.add_token(token_id, log_prob)
+        return self._retire()
 
     def abort_request(self, request_id: str | None = None) -> list[Generation]:
         """End a request, or all of them, at once; returns them with the tokens that they have so far.
@@ -162,21 +166,23 @@ class Generator:
         for slot in reversed(range(len(self._running))):
             if request_id is None or self._running[slot].request_id == request_id:
                 aborted.append(self._leave(slot).result("abort"))
-        for request in list(self._waiting):
+        kept: deque[_Request] = deque()
+        for request in self._waiting:
             if request_id is None or request.request_id == request_id:
-                self._waiting.remove(request)
                 self._ids.remove(request.request_id)
                 aborted.append(request.result("abort"))
-        self._forget_prompts()
+            else:
+                kept.append(request)
+        self._waiting = kept
         return aborted
 
     def weights_changed(self) -> None:
-        """Forget prompts that were computed with other weights.
+        """Must be called after a change of the weights: later requests take over nothing that the old ones computed.
 
         Running requests go on: their next tokens come from the new weights, over keys and values of the old ones.
         Abort them first where that is not wanted.
         """
-        self._prefilled.clear()
+        self._weights += 1
 
     def release_memory(self) -> None:
         """Give back the memory of the cache.
@@ -186,77 +192,81 @@ class Generator:
         """
         if self._running:
             raise RuntimeError(f"{len(self._running)} requests are running")
-        self._prefilled.clear()
         self._cache.clear()
 
-    def _new_request(self, request_id: str, prompt: tuple[int, ...], params: SamplingParams, room: int) -> _Request:
+    def _new_request(self, request_id: str, tokens: list[int], params: SamplingParams, room: int) -> _Request:
         if params.max_tokens > room:
             params = replace(params, max_tokens=room)
-        if params.seed is None:
+        seed = params.seed
+        if seed is None:
             seed = self._next_seed
             self._next_seed += 1
-        else:
-            seed = params.seed
         stream = TokenStream(
-            params, seed=seed, prompt_ids=prompt, vocab_size=self._vocab_size, device=self.model.device
+            params, seed=seed, prompt_ids=tokens, vocab_size=self._vocab_size, device=self.model.device
         )
         eos = frozenset() if params.ignore_eos else self.eos_token_ids
-        return _Request(request_id, prompt, stream, eos | frozenset(params.stop_token_ids))
+        return _Request(request_id, tokens, len(tokens), stream, eos | frozenset(params.stop_token_ids))
 
-    def _admit(self) -> list[Generation]:
-        """Move waiting requests into free slots; returns those that their first token already ends."""
-        finished = []
-        while self._waiting and len(self._running) < self.max_num_seqs:
-            free = self.max_num_seqs - len(self._running)
-            entering = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
-            self._prefill({request.prompt_ids for request in entering})
-            prompts = [self._prefilled[request.prompt_ids] for request in entering]
-            self._extend(entering, torch.stack([prompt.logits for prompt in prompts]))
-            for request, prompt in zip(entering, prompts, strict=True):
-                reason = request.finish_reason()
-                if reason is None:
-                    self._cache.append(prompt.cache, prompt.row, prompt.start)
-                    self._running.append(request)
-                else:
-                    self._ids.remove(request.request_id)
-                    finished.append(request.result(reason))
-            self._forget_prompts()
-        return finished
+    def _schedule(self) -> list[Segment]:
+        """The tokens of this step: one of each request under way, and new prompts as far as the budget goes."""
+        singles, longer = [], []
+        budget = self.max_num_batched_tokens
+        for slot, request in enumerate(self._running):
+            if request.computed == 0 and self._follows(slot, request):
+                continue
+            missing = len(request.tokens) - request.computed
+            if missing > 1:
+                missing = min(missing, budget)
+                budget -= missing
+            if missing == 1:
+                singles.append(Segment(slot, request.computed, 1))
+            elif missing > 1:
+                longer.append(Segment(slot, request.computed, missing))
+            if request.computed == 0:
+                request.weights = self._weights
+        return singles + longer
 
-    def _prefill(self, prompts: Iterable[tuple[int, ...]]) -> None:
-        """Compute the prompts that are not there yet, those of similar length together."""
-        missing = sorted((prompt for prompt in prompts if prompt not in self._prefilled), key=len, reverse=True)
-        while missing:
-            count = max(1, self.max_num_batched_tokens // len(missing[0]))
-            self._prefill_batch(missing[:count])
-            missing = missing[count:]
+    def _follows(self, slot: int, request: _Request) -> bool:
+        """Take over what another slot has of this prompt; True: wait, that slot is about to compute it."""
+        best, source = SHORTEST_SHARED_PREFIX - 1, -1
+        for other, candidate in enumerate(self._running):
+            # Its own last token is computed in any case: the logits after it are needed.
+            shared = _common_prefix(candidate.tokens, request.tokens[:-1])
+            usable = candidate.weights == self._weights and (candidate.computed or other < slot)
+            if usable and shared > best:
+                best, source = shared, other
+        if source < 0:
+            return False
+        if self._running[source].computed < best:
+            return True
+        self._cache.copy(source, slot, best)
+        request.computed, request.weights = best, self._weights
+        return False
 
-    def _prefill_batch(self, prompts: list[tuple[int, ...]]) -> None:
-        width, device = len(prompts[0]), self.model.device
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device).unsqueeze(-1)
-        # Padded in front, so that the last column is every prompt's last token.
-        ids = torch.tensor([(0,) * (width - len(prompt)) + prompt for prompt in prompts], device=device)
-        positions = torch.arange(width, device=device) - (width - lengths)
-        output = self.model(
-            input_ids=ids,
-            attention_mask=(positions >= 0).long(),
-            position_ids=positions.clamp(min=0),
-            past_key_values=DynamicCache(config=self.model.config),
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        for row, prompt in enumerate(prompts):
-            start = width - len(prompt)
-            self._prefilled[prompt] = _Prefilled(output.past_key_values, row, start, output.logits[row, -1])
-
-    def _extend(self, requests: Sequence[_Request], logits: Tensor) -> None:
-        """Draw the next token of each request; logits of shape (requests, vocab)."""
-        logits = logits.float()
+    def _forward(self, segments: Sequence[Segment], complete: Sequence[Segment]) -> Tensor:
+        """Compute the segments; returns the logits after the complete ones, fp32, shape (complete, vocab)."""
+        device = self.model.device
+        tokens, positions, last = [], [], []
+        for segment in segments:
+            tokens += self._running[segment.slot].tokens[segment.start : segment.end]
+            positions += range(segment.start, segment.end)
+            if segment in complete:
+                last.append(len(tokens) - 1)
+        plan = StepPlan(self._cache, segments, device)
+        self.model.eval()
+        with packed_steps(self.model):
+            output = self.model(
+                input_ids=torch.tensor([tokens], device=device),
+                position_ids=torch.tensor([positions], device=device),
+                use_cache=False,
+                logits_to_keep=torch.tensor(last, device=device, dtype=torch.long),
+                step_plan=plan,
+            )
+        if plan.layers_done != len(self._cache.layers):
+            raise RuntimeError(f"{type(self.model).__name__} does not call the attention it is told to")
+        logits = output.logits[0].float()
         logits[:, self._allowed_vocab :] = -torch.inf
-        token_ids, log_probs = draw_tokens(logits, [request.stream for request in requests])
-        for request, token_id, log_prob in zip(requests, token_ids, log_probs, strict=True):
-            request.token_ids.append(token_id)
-            request.log_probs.append(log_prob)
+        return logits
 
     def _retire(self) -> list[Generation]:
         finished = []
@@ -267,17 +277,20 @@ class Generator:
         return finished
 
     def _leave(self, slot: int) -> _Request:
-        """Take a request out of its slot; as in the cache, the last one moves there."""
-        request = self._running[slot]
-        self._cache.remove(slot)
-        self._running[slot] = self._running[-1]
-        self._running.pop()
+        """Take a request out of its slot; the last slot's moves there."""
+        request, last = self._running[slot], self._running.pop()
+        if last is not request:
+            self._cache.copy(len(self._running), slot, last.computed)
+            self._running[slot] = last
         self._ids.remove(request.request_id)
         return request
 
-    def _forget_prompts(self) -> None:
-        wanted = {request.prompt_ids for request in self._waiting}
-        self._prefilled = {prompt: kept for prompt, kept in self._prefilled.items() if prompt in wanted}
+
+def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    for position, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return position
+    return min(len(first), len(second))
 
 
 def _context_length(model: PreTrainedModel, asked: int | None) -> int:
@@ -294,7 +307,5 @@ def _require_full_attention(model: PreTrainedModel, context: int) -> None:
     others = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     window = getattr(config, "sliding_window", None)
     if others or (window is not None and window < context):
-        found = ", ".join(sorted(others)) or f"a sliding window of {window}"
+        found = ", ".join(sorted(others)) or f"a sliding window of {window} and a context of {context}"
         raise ConfigError("model", given=found, expected="full attention in every layer (use vLLM for others)")
-    if config._attn_implementation != "sdpa":
-        raise ConfigError("attn_implementation", given=config._attn_implementation, expected="sdpa")

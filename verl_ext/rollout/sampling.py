@@ -152,7 +152,10 @@ def draw_tokens(logits: Tensor, streams: Sequence[TokenStream]) -> tuple[list[in
         if not stream.greedy:
             _keep_likely(logits[row], stream.params.top_k, stream.params.top_p)
     log_probs = logits.log_softmax(-1)
-    token_ids = log_probs.argmax(-1)
+    token_ids = torch.empty(len(streams), dtype=torch.long, device=logits.device)
+    greedy = [row for row, stream in enumerate(streams) if stream.greedy]
+    if greedy:
+        token_ids[greedy] = log_probs[greedy].argmax(-1)
     sampled = [row for row, stream in enumerate(streams) if not stream.greedy]
     if sampled:
         numbers = torch.tensor([streams[row].uniform() for row in sampled], dtype=torch.float64, device=logits.device)
