@@ -125,6 +125,7 @@ class DFTTrainer(SFTTrainer):
             total_steps=self.total_training_steps,
             first_step=self.resume_global_step,
             active=self.rank == 0,
+            headline=_headline,
         )
         if self.resume_global_step:
             self.log.note(f"continuing after step {self.resume_global_step} of {self.total_training_steps}")
@@ -293,6 +294,13 @@ class DFTTrainer(SFTTrainer):
         self.training_client.step_profile()
         if step == self.end_profile_step:
             self.training_client.stop_profile()
+
+
+def _headline(metrics: dict[str, float]) -> str:
+    return (
+        f"loss {metrics['train/loss']:.4f}, p {metrics['train/target_prob']:.3f}, "
+        f"{metrics['perf/tokens_per_second']:.0f} tok/s"
+    )
 
 
 def token_means(sums: Tensor) -> dict[str, float]:

@@ -51,8 +51,7 @@ def _joins_cluster(config: DictConfig) -> bool:
 def _train(config: DictConfig, device: str) -> int:
     from verl_ext.trainer.interruption import INTERRUPTED_EXIT_CODE
     from verl_ext.trainer.online.cluster import ray_cluster
-    from verl_ext.trainer.online.fitting import TrainingDivergedError
-    from verl_ext.trainer.online.health import WorkerDiedError
+    from verl_ext.trainer.online.errors import TrainingDivergedError, WorkerDiedError
     from verl_ext.trainer.online.task import train
     from verl_ext.trainer.run_folder import only_run_in
 

@@ -74,7 +74,7 @@ def _runtime_env(config: DictConfig, device: str, given: dict[str, Any]) -> dict
         "TRANSFER_QUEUE_ENABLE": "1",
         "VERL_ENGINE_VENDOR": ENGINE_VENDOR,
         "VERL_LOGGING_LEVEL": os.environ.get("VERL_LOGGING_LEVEL", "WARN"),
-        "TQ_LOGGING_LEVEL": os.environ.get("TQ_LOGGING_LEVEL", "WARNING"),
+        "TQ_LOGGING_LEVEL": os.environ.get("TQ_LOGGING_LEVEL", "ERROR"),
         "TENSORBOARD_DIR": os.environ.get("TENSORBOARD_DIR", ""),
     }
     if device == "cpu":

@@ -16,21 +16,17 @@ from verl.experimental.agent_loop import AgentLoopManager
 from verl.utils.debug import marked_timer
 from verl.utils.skip import SkipManager
 
-from verl_ext.errors import UserError
 from verl_ext.trainer.checkpointing import Progress, RunState, find_checkpoint
 from verl_ext.trainer.interruption import Interruption
+from verl_ext.trainer.online.errors import NoGroupsError, TrainingDivergedError
 from verl_ext.trainer.online.group_files import get_groups, put_groups, waiting_groups
-from verl_ext.trainer.online.groups import Acceptance, NoGroupsError
+from verl_ext.trainer.online.groups import Acceptance
 from verl_ext.trainer.online.health import ActorWatch
 from verl_ext.trainer.online.validation import validation_metrics
 from verl_ext.trainer.run_log import RunLog
 
 SAMPLING_FILE = "sampling.json"
 SURPLUS_FILE = "surplus_groups.jsonl"
-
-
-class TrainingDivergedError(UserError):
-    """Too many updates in a row had a gradient that is not finite."""
 
 
 class Fitting:
@@ -59,6 +55,7 @@ class Fitting:
             total_steps=self.total_training_steps,
             first_step=first_step,
             active=True,
+            headline=_headline,
         )
         if first_step:
             self.log.note(f"continuing after step {first_step} of {self.total_training_steps}")
@@ -214,3 +211,9 @@ class Fitting:
                 f"step {self.global_steps}: the gradient was not finite in {progress.skipped_in_a_row} steps in a row "
                 "(trainer.max_skipped_updates)"
             )
+
+
+def _headline(metrics: dict[str, float]) -> str:
+    """Accuracy of the answers, loss, length and seconds, of those that a step has."""
+    names = {"reward/acc": "acc", "actor/pg_loss": "loss", "response_length/mean": "tokens", "perf/time_per_step": "s"}
+    return ", ".join(f"{short} {metrics[name]:.3g}" for name, short in names.items() if name in metrics)

@@ -17,7 +17,7 @@ from typing import Any
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
-from verl_ext.trainer.online.health import WorkerDiedError
+from verl_ext.trainer.online.errors import NoGroupsError, WorkerDiedError
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +25,6 @@ SAY_EVERY_S = 60.0
 """How often a long wait says what it waits for."""
 MAX_FAILED_SHARE = 0.1
 """Prompts of a step that may fail in generation or grading before the run stops."""
-
-
-class NoGroupsError(RuntimeError):
-    """Dynamic sampling reached its bound without a single usable group."""
 
 
 @dataclass

@@ -8,9 +8,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
-
-class WorkerDiedError(RuntimeError):
-    """A process that the run depends on has died, or cannot do its work."""
+from verl_ext.trainer.online.errors import WorkerDiedError
 
 
 class ActorWatch:
