@@ -35,11 +35,16 @@ class RunState:
     """What makes a step of one run the same step in another: the order of the data and the shards."""
 
     num_rows: int
+    """What batches are made of: rows, or for NFT groups."""
     train_batch_size: int
     seed: int
     shuffle: bool
     world_size: int
     device: str
+    data_fingerprint: str = ""
+    """Of what the rows hold; empty where that is not looked at."""
+    start_fingerprint: str = ""
+    """Of the weights that the run began with; known once they are loaded, empty where it does not matter."""
 
     def require_same(self, saved: RunState, path: Path) -> None:
         """Refuse to continue a run whose data, batches or ranks have changed.
@@ -48,12 +53,13 @@ class RunState:
             UserError: names the first difference.
         """
         keys = {
-            "num_rows": "rows of data.train_files",
+            "num_rows": "usable rows of training data",
             "train_batch_size": "data.train_batch_size",
             "seed": "trainer.seed",
             "shuffle": "data.shuffle",
             "world_size": "number of ranks",
             "device": "trainer.device",
+            "data_fingerprint": "fingerprint of the training data",
         }
         for name, key in keys.items():
             ours, theirs = getattr(self, name), getattr(saved, name)
