@@ -1,0 +1,96 @@
+"""Offline NFT: from the command line to a run. `fsdp_nft_trainer` calls it under torchrun."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from omegaconf import DictConfig, OmegaConf
+
+from verl_ext.errors import UserError
+from verl_ext.objectives.nft_config import PUBLISHED_NAMES, published_settings
+from verl_ext.trainer.nft_offline_checks import check_config, check_groups
+from verl_ext.trainer.overrides import compose_config
+from verl_ext.trainer.supervised_checks import check_device, ranks_from_environment
+
+CONFIG_NAME = "nft_offline"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Train on graded generations with `key=value` arguments; returns the exit code.
+
+    Raises:
+        UserError: the input cannot work.
+    """
+    only_print = "--cfg" in arguments
+    config = compose_config(CONFIG_NAME, modernise([argument for argument in arguments if argument != "--cfg"]))
+    if only_print:
+        print(OmegaConf.to_yaml(config))
+        return 0
+    world_size = ranks_from_environment()
+    check_config(config, defaults=compose_config(CONFIG_NAME, []), world_size=world_size)
+
+    # torch and verl are imported from here on
+    from verl_ext.trainer.launch import choose_device, complete_config
+
+    device = choose_device(config)
+    check_device(config, device)
+    complete_config(config, device)
+    train_dataset, val_dataset = _load_datasets(config)
+    check_groups(config, len(train_dataset))
+
+    from verl_ext.trainer.nft_offline_trainer import NFTOfflineTrainer
+    from verl_ext.trainer.supervised_run import train
+
+    return train(
+        NFTOfflineTrainer,
+        config,
+        train_dataset,
+        val_dataset,
+        device=device,
+        world_size=world_size,
+        data_fingerprint=train_dataset.fingerprint(),
+    )
+
+
+def modernise(arguments: Sequence[str]) -> list[str]:
+    """Put `objective.` keys in the place of the NFT repository's, whose values change with the name.
+
+    Raises:
+        UserError: a value that means nothing there.
+    """
+    modern = []
+    for argument in arguments:
+        key, _, text = argument.lstrip("+").partition("=")
+        if key not in PUBLISHED_NAMES:
+            modern.append(argument)
+            continue
+        try:
+            value = OmegaConf.create(f"value: {text}").value
+        except ValueError as error:
+            raise UserError(f"{key}: cannot read the value {text!r}") from error
+        for name, setting in published_settings({key: value}).items():
+            modern.append(f"objective.{name}={setting}")
+    return modern
+
+
+def _load_datasets(config: DictConfig):
+    from verl_ext.data.rollout_dataset import RolloutDataset
+    from verl_ext.data.rollout_rows import RolloutDataConfig
+    from verl_ext.trainer.launch import as_list, load_tokenizer, say_summaries
+
+    tokenizer = load_tokenizer(config)
+    names = RolloutDataConfig.__dataclass_fields__
+    values = OmegaConf.to_container(config.data, resolve=True)
+    columns = RolloutDataConfig(**{name: value for name, value in values.items() if name in names})
+    train = RolloutDataset(as_list(config.data.rollouts), tokenizer, columns, max_samples=config.data.train_max_samples)
+    val = None
+    if config.data.val_rollouts:
+        val = RolloutDataset(
+            as_list(config.data.val_rollouts),
+            tokenizer,
+            columns,
+            key="data.val_rollouts",
+            max_samples=config.data.val_max_samples,
+        )
+    say_summaries(train, val)
+    return train, val
