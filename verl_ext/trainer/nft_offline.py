@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -11,6 +12,9 @@ from verl_ext.objectives.nft_config import PUBLISHED_NAMES, published_settings
 from verl_ext.trainer.nft_offline_checks import check_config, check_groups
 from verl_ext.trainer.overrides import compose_config
 from verl_ext.trainer.supervised_checks import check_device, ranks_from_environment
+
+if TYPE_CHECKING:
+    from verl_ext.data.rollout_dataset import RolloutDataset
 
 CONFIG_NAME = "nft_offline"
 
@@ -35,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
     device = choose_device(config)
     check_device(config, device)
     complete_config(config, device)
-    train_dataset, val_dataset = _load_datasets(config)
+    train_dataset, val_dataset = load_datasets(config)
     check_groups(config, len(train_dataset))
 
     from verl_ext.trainer.nft_offline_trainer import NFTOfflineTrainer
@@ -73,7 +77,12 @@ def modernise(arguments: Sequence[str]) -> list[str]:
     return modern
 
 
-def _load_datasets(config: DictConfig):
+def load_datasets(config: DictConfig) -> tuple[RolloutDataset, RolloutDataset | None]:
+    """Read and tokenise the training and validation groups.
+
+    Raises:
+        UserError: a file, column, row or the chat template cannot be used.
+    """
     from verl_ext.data.rollout_dataset import RolloutDataset
     from verl_ext.data.rollout_rows import RolloutDataConfig
     from verl_ext.trainer.launch import as_list, load_tokenizer, say_summaries
