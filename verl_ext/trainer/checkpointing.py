@@ -37,6 +37,8 @@ class RunState:
 
     values: dict[str, int | bool | str | None]
     """What the user knows it by (a configuration key, in most cases) -> its value."""
+    start_fingerprint: str = ""
+    """Of the weights that the run began with; known once they are loaded, empty where it does not matter."""
 
     def require_same(self, saved: RunState, path: Path) -> None:
         """Refuse to continue a run whose data, batches or ranks have changed.
@@ -74,7 +76,7 @@ class Checkpoint:
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
         saved = json.loads((path / RUN_STATE_FILE).read_text())
-        return cls(path, _step_of(path), RunState(saved["state"]), Progress(**saved["progress"]))
+        return cls(path, _step_of(path), RunState(**saved["state"]), Progress(**saved["progress"]))
 
 
 def find_checkpoint(trainer: DictConfig, state: RunState) -> Checkpoint | None:
@@ -145,7 +147,7 @@ class Checkpoints:
         dist.barrier()
         self.engine.save_checkpoint(local_path=str(partial), global_step=step, max_ckpt_to_keep=None)
         if self._first_on_node:
-            saved = {"state": self.state.values, "progress": asdict(progress)}
+            saved = {"state": asdict(self.state), "progress": asdict(progress)}
             (partial / RUN_STATE_FILE).write_text(json.dumps(saved, indent=2))
             for name, text in (files or {}).items():
                 (partial / name).write_text(text)

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
+from verl_ext.trainer.exits import (
+    DIVERGED_EXIT_CODE,
+    INTERRUPTED_EXIT_CODE,
+    WORKER_DIED_EXIT_CODE,
+    TrainingDivergedError,
+    WorkerDiedError,
+)
+
 CONFIG_NAME = "nft_trainer"
-DIVERGED_EXIT_CODE = 3
-WORKER_DIED_EXIT_CODE = 4
 
 
-def run(arguments: Sequence[str], *, only_print: bool = False) -> int:
+def run(arguments: Sequence[str]) -> int:
     """Run with `key=value` arguments; returns the exit code.
 
     Raises:
         UserError: the input cannot work.
     """
-    from verl_ext.trainer.online.vocabulary import NFT_VOCABULARY
+    from verl_ext.trainer.nft_vocabulary import NFT_VOCABULARY
     from verl_ext.trainer.overrides import compose_config
 
-    config = compose_config(CONFIG_NAME, arguments, NFT_VOCABULARY)
+    only_print = "--cfg" in arguments
+    config = compose_config(CONFIG_NAME, [argument for argument in arguments if argument != "--cfg"], NFT_VOCABULARY)
     if only_print:
         print(OmegaConf.to_yaml(config))
         return 0
@@ -43,15 +51,11 @@ def run(arguments: Sequence[str], *, only_print: bool = False) -> int:
 
 
 def _joins_cluster(config: DictConfig) -> bool:
-    import os
-
     return bool(config.ray_kwargs.ray_init.address or os.environ.get("RAY_ADDRESS"))
 
 
 def _train(config: DictConfig, device: str) -> int:
-    from verl_ext.trainer.interruption import INTERRUPTED_EXIT_CODE
     from verl_ext.trainer.online.cluster import ray_cluster
-    from verl_ext.trainer.online.errors import TrainingDivergedError, WorkerDiedError
     from verl_ext.trainer.online.task import train
     from verl_ext.trainer.run_folder import only_run_in
 

@@ -70,9 +70,7 @@ class Vocabulary:
 DFT_VOCABULARY = Vocabulary()
 
 
-def compose_config(
-    config_name: str, arguments: Sequence[str], vocabulary: Vocabulary = DFT_VOCABULARY
-) -> DictConfig:
+def compose_config(config_name: str, arguments: Sequence[str], vocabulary: Vocabulary = DFT_VOCABULARY) -> DictConfig:
     """Compose `config_name` of `verl_ext.trainer.config` with the overrides of a command line.
 
     Args:

@@ -129,7 +129,9 @@ def check_files(config: DictConfig) -> None:
             sources |= _check_rows(path, config.data)
         for source in sorted(sources) if graded_here else ():
             if rule_for(source).extraction == "judge" and not has_judge:
-                raise ConfigError("reward.reward_kwargs.judge", given=None, expected=f"a judge, for data source {source!r}")
+                raise ConfigError(
+                    "reward.reward_kwargs.judge", given=None, expected=f"a judge, for data source {source!r}"
+                )
 
 
 def _check_rows(path: str, data: DictConfig) -> set[str]:

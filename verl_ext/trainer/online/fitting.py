@@ -17,10 +17,10 @@ from verl.utils.debug import marked_timer
 from verl.utils.skip import SkipManager
 
 from verl_ext.trainer.checkpointing import Progress, RunState, find_checkpoint
+from verl_ext.trainer.exits import TrainingDivergedError
 from verl_ext.trainer.interruption import Interruption
-from verl_ext.trainer.online.errors import NoGroupsError, TrainingDivergedError
 from verl_ext.trainer.online.group_files import get_groups, put_groups, waiting_groups
-from verl_ext.trainer.online.groups import Acceptance
+from verl_ext.trainer.online.groups import Acceptance, NoGroupsError
 from verl_ext.trainer.online.health import ActorWatch
 from verl_ext.trainer.online.validation import validation_metrics
 from verl_ext.trainer.run_log import RunLog
@@ -192,7 +192,12 @@ class Fitting:
         )
 
     def _val_metrics_update(
-        self, data_sources: list[str], sample_uids: list[str], reward_extra_infos_dict: dict[str, list], *_: Any, **__: Any
+        self,
+        data_sources: list[str],
+        sample_uids: list[str],
+        reward_extra_infos_dict: dict[str, list],
+        *_: Any,
+        **__: Any,
     ) -> dict[str, float]:
         return validation_metrics(data_sources, sample_uids, reward_extra_infos_dict)
 

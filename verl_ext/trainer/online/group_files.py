@@ -60,7 +60,7 @@ def put_groups(lines: Iterable[str]) -> int:
 
 def _encode(row: Any) -> dict[str, dict[str, Any]]:
     tensors, values = {}, {}
-    for name in row.keys():
+    for name in list(row.keys()):  # a TensorDict iterates over its rows
         value = row[name]
         if isinstance(value, torch.Tensor):
             tensors[name] = {"dtype": str(value.dtype).removeprefix("torch."), "values": value.tolist()}

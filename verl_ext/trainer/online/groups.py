@@ -17,9 +17,14 @@ from typing import Any
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
-from verl_ext.trainer.online.errors import NoGroupsError, WorkerDiedError
+from verl_ext.trainer.exits import WorkerDiedError
 
 logger = logging.getLogger(__name__)
+
+
+class NoGroupsError(RuntimeError):
+    """Dynamic sampling reached its bound without a single usable group."""
+
 
 SAY_EVERY_S = 60.0
 """How often a long wait says what it waits for."""

@@ -8,7 +8,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
-from verl_ext.trainer.online.errors import WorkerDiedError
+from verl_ext.trainer.exits import WorkerDiedError
 
 
 class ActorWatch:

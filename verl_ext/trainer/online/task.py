@@ -27,9 +27,7 @@ def train(config: DictConfig) -> bool:
     interruption = Interruption()  # after Ray, which sets a handler of its own
     with prints_to_debug_log():
         try:
-            validate_config(
-                config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
-            )
+            validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
             trainer = trainer_class(config)
         except (AssertionError, ValueError) as error:
             raise UserError(f"verl refuses this configuration: {' '.join(str(error).split())}") from error

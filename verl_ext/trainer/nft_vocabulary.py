@@ -1,4 +1,4 @@
-"""The command line of the NFT trainer: the NFT repository's own keys, and where further keys may be added."""
+"""The command lines of the NFT trainers: the NFT repository's own keys, and where further keys may be added."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from verl_ext.trainer.overrides import Vocabulary
 POLICY_LOSS = "actor_rollout_ref.actor.policy_loss"
 
 
-def _translate(key: str, value: Any) -> str:
+def _translate_online(key: str, value: Any) -> str:
     """The argument that says today what a published key and its value said.
 
     Raises:
@@ -22,6 +22,12 @@ def _translate(key: str, value: Any) -> str:
     return f"{POLICY_LOSS}.{field}={setting}"
 
 
+def _translate_offline(key: str, value: Any) -> str:
+    """The same for training on fixed generations, for which there is no DAPO."""
+    ((field, setting),) = published_settings({key: value}).items()
+    return f"objective.{field}={setting}"
+
+
 def _choose_objective(_key: str, value: Any) -> str:
     return f"objective={value}"
 
@@ -31,7 +37,7 @@ NFT_VOCABULARY = Vocabulary(
         "reward_model.reward_manager": "reward.reward_manager.name",
         "actor_rollout_ref.actor.optim.warmup_style": "actor_rollout_ref.actor.optim.lr_scheduler_type",
     },
-    translations={**dict.fromkeys(PUBLISHED_NAMES, _translate), "objective.name": _choose_objective},
+    translations={**dict.fromkeys(PUBLISHED_NAMES, _translate_online), "objective.name": _choose_objective},
     open_groups=(
         "actor_rollout_ref.model.override_config.",
         "actor_rollout_ref.model.fused_kernel_options.",
@@ -46,3 +52,5 @@ NFT_VOCABULARY = Vocabulary(
     ),
     choices=("objective",),
 )
+
+NFT_OFFLINE_VOCABULARY = Vocabulary(translations=dict.fromkeys(PUBLISHED_NAMES, _translate_offline))
