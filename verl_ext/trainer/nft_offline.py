@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from verl_ext.errors import UserError
@@ -64,16 +66,15 @@ def modernise(arguments: Sequence[str]) -> list[str]:
     """
     modern = []
     for argument in arguments:
-        key, _, text = argument.lstrip("+").partition("=")
+        key = argument.lstrip("+").partition("=")[0]
         if key not in PUBLISHED_NAMES:
             modern.append(argument)
             continue
         try:
-            value = OmegaConf.create(f"value: {text}").value
-        except ValueError as error:
-            raise UserError(f"{key}: cannot read the value {text!r}") from error
-        for name, setting in published_settings({key: value}).items():
-            modern.append(f"objective.{name}={setting}")
+            value = OverridesParser.create().parse_override(argument).value()
+        except OverrideParseException:
+            raise UserError(f"cannot read the argument {argument!r}: expected key=value") from None
+        modern += [f"objective.{name}={setting}" for name, setting in published_settings({key: value}).items()]
     return modern
 
 
