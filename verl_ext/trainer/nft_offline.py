@@ -71,7 +71,7 @@ def modernise(arguments: Sequence[str]) -> list[str]:
             modern.append(argument)
             continue
         try:
-            value = OverridesParser.create().parse_override(argument).value()
+            value = OverridesParser.create().parse_overrides([argument])[0].value()
         except OverrideParseException:
             raise UserError(f"cannot read the argument {argument!r}: expected key=value") from None
         modern += [f"objective.{name}={setting}" for name, setting in published_settings({key: value}).items()]
