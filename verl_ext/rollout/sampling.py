@@ -62,7 +62,11 @@ class SamplingParams:
         )
         require(_is_number(self.top_p) and 0 < self.top_p <= 1, "top_p", "a number above 0 and at most 1")
         require(_is_int(self.top_k) and self.top_k >= -1, "top_k", "a whole number of at least 1, or -1 or 0 for off")
-        require(_is_number(self.repetition_penalty) and self.repetition_penalty > 0, "repetition_penalty", "above 0")
+        require(
+            _is_number(self.repetition_penalty) and self.repetition_penalty > 0,
+            "repetition_penalty",
+            "a number above 0",
+        )
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         require(all(_is_int(token) and token >= 0 for token in self.stop_token_ids), "stop_token_ids", "token ids")
         require(
