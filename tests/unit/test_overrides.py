@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from verl_ext.errors import UserError
-from verl_ext.trainer.overrides import OLD_NAMES, compose_config
+from verl_ext.trainer.overrides import DFT_OLD_NAMES, compose_config
 
 REQUIRED = ["model.path=m", "data.train_files=t.parquet"]
 
@@ -28,7 +28,7 @@ def test_the_defaults_are_those_of_the_paper():
 
 
 def test_every_old_name_maps_to_a_key_that_exists_and_says_so(capsys):
-    for old, new in OLD_NAMES.items():
+    for old, new in DFT_OLD_NAMES.items():
         assert compose(f"{old}=null")._get_node(new.split(".")[0]) is not None
         assert f"{old} is now {new}\n" in capsys.readouterr().err
 

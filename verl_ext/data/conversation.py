@@ -34,8 +34,10 @@ class ConversationRenderer:
         self.tokenizer = tokenizer
         self.template_kwargs = dict(template_kwargs or {})
 
-    def prompt_and_response(self, prompt: str | Sequence[Mapping[str, Any]], response: str) -> list[Piece]:
-        """A prompt in the chat template, then the response as it stands, then EOS.
+    def prompt_and_response(
+        self, prompt: str | Sequence[Mapping[str, Any]], response: str, *, ended: bool = True
+    ) -> list[Piece]:
+        """A prompt in the chat template, then the response as it stands, then EOS unless it was cut off (`ended`).
 
         The response does not pass through the template: templates of thinking models rewrite or drop the text
         between <think> and </think>, which is to be learned.
@@ -44,7 +46,7 @@ class ConversationRenderer:
         opening = self._render(messages, add_generation_prompt=True)
         if response.lstrip().startswith("<think>"):
             opening = _without_opened_think(opening)
-        return [Piece(opening, False), Piece(response + self._eos, True)]
+        return [Piece(opening, False), Piece(response + self._eos if ended else response, True)]
 
     def messages(
         self, messages: Sequence[Mapping[str, Any]], *, tools: Any = None, last_turn_only: bool = False
@@ -103,6 +105,15 @@ class ConversationRenderer:
             )
         except (TemplateError, TypeError, KeyError) as error:
             raise ConversationError(f"the chat template refuses it ({error})") from error
+
+
+def is_messages(value: Any) -> bool:
+    """Whether it is a list of {role, ...}, as chat templates take them."""
+    return (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in value)
+    )
 
 
 def _without_opened_think(text: str) -> str:

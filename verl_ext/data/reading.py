@@ -40,6 +40,17 @@ def require_files(key: str, paths: list[str]) -> None:
             raise DataError(f"{key}: {path} is neither .parquet nor .jsonl")
 
 
+def require_text(path: str, row: int, column: str | None, value: Any) -> None:
+    """Check that a column of a row holds text.
+
+    Raises:
+        DataError: says what it holds instead.
+    """
+    if not isinstance(value, str):
+        found = "null" if value is None else type(value).__name__
+        raise row_error(path, row, f"column {column!r} holds {found} where text was expected")
+
+
 def iterate_rows(path: str) -> Iterator[dict[str, Any]]:
     """Rows of a parquet or JSON-lines file as plain dicts, in the order of the file.
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from verl_ext.data.conversation import ConversationError, ConversationRenderer, Piece
-from verl_ext.data.reading import column_names, iterate_rows, require_files, row_error
+from verl_ext.data.conversation import ConversationError, ConversationRenderer, Piece, is_messages
+from verl_ext.data.reading import column_names, iterate_rows, require_files, require_text, row_error
 from verl_ext.errors import ConfigError, DataError
 
 TOKENIZER_BATCH = 512
@@ -161,11 +161,11 @@ class SFTDataset(torch.utils.data.Dataset):
         try:
             if self.config.prompt_key is not None:
                 prompt, response = texts
-                _require_text(path, row, self.config.response_key, response)
-                if not _is_messages(prompt):
-                    _require_text(path, row, self.config.prompt_key, prompt)
+                require_text(path, row, self.config.response_key, response)
+                if not is_messages(prompt):
+                    require_text(path, row, self.config.prompt_key, prompt)
                 return self._renderer.prompt_and_response(prompt, response)
-            if not _is_messages(texts[0]):
+            if not is_messages(texts[0]):
                 raise row_error(path, row, f"column {self.config.messages_key!r} is not a list of {{role, content}}")
             return self._with_thinking(values).messages(
                 texts[0], tools=values.get(self.config.tools_key), last_turn_only=self.config.train_on_turns == "last"
@@ -215,20 +215,6 @@ class SFTDataset(torch.utils.data.Dataset):
         self._input_ids.append(input_ids)
         self._loss_masks.append(loss_mask)
         self._sources.append(source)
-
-
-def _is_messages(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) > 0
-        and all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in value)
-    )
-
-
-def _require_text(path: str, row: int, column: str | None, value: Any) -> None:
-    if not isinstance(value, str):
-        found = "null" if value is None else type(value).__name__
-        raise row_error(path, row, f"column {column!r} holds {found} where text was expected")
 
 
 def _follow(path: str, row: int, values: dict[str, Any], key: str, column: str, inner: Sequence[str]) -> Any:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
-PromptWeight = Literal["uniform", "dr_grpo", "grpo"]
-Ratio = Literal["token", "sequence", "sequence_mean"]
+from verl_ext.objectives.nft_config import NFTConfig, PromptWeight, Ratio
 
 MAX_LOG_RATIO = 10.0
 """Beyond it a ratio stays at e^10 and has no gradient, as in the published code."""
@@ -59,29 +56,55 @@ def nft_token_loss(
     Raises:
         ValueError: an unknown name, a negative weight, or a sequence ratio without response_mask.
     """
-    _check(neg_weight, eps, prompt_weight, ratio, response_mask)
-    dtype = torch.promote_types(log_prob.dtype, torch.float32)
-    given_rate = correct_rate.to(dtype).unsqueeze(-1)  # (batch, 1)
+    NFTConfig(neg_weight=neg_weight, eps=eps, positive_floor=positive_floor, prompt_weight=prompt_weight, ratio=ratio)
+    if ratio != "token" and response_mask is None:
+        raise ValueError(f"response_mask: not given, needed by ratio={ratio!r}")
+    log_ratio = policy_log_ratio(log_prob, old_log_prob, ratio=ratio, response_mask=response_mask)
+    given_rate = correct_rate.to(log_ratio.dtype).unsqueeze(-1)  # (batch, 1)
     teaches = (given_rate > 0) & (given_rate < 1)
-    rate = given_rate.clamp(*CORRECT_RATE_BOUNDS)
-    log_ratio = log_prob.to(dtype) - old_log_prob.to(dtype)
-    if ratio != "token":
-        log_ratio = _of_sequences(log_ratio, response_mask, mean=ratio == "sequence_mean")
-    log_ratio = torch.where(teaches, log_ratio, 0.0).clamp(max=MAX_LOG_RATIO)
+    log_ratio = torch.where(teaches, log_ratio, 0.0)
     policy_ratio = log_ratio.exp()
+    rate = given_rate.clamp(*CORRECT_RATE_BOUNDS)
 
     # Without a floor log R is log_ratio itself, which also holds where R is too small for a float.
-    positive_loss = -_max_value(policy_ratio, positive_floor).log() if positive_floor else -log_ratio
-    negative_ratio = (1 - rate * policy_ratio) / (1 - rate)
-    negative_loss = -neg_weight * _max_value(negative_ratio, eps).log()
+    positive_loss = -_log_max_value(policy_ratio, positive_floor) if positive_floor else -log_ratio
+    negative_loss = -neg_weight * _log_max_value(negative_policy_ratio(policy_ratio, rate), eps)
     is_correct = correct.to(torch.bool).unsqueeze(-1)
     losses = torch.where(is_correct, positive_loss, negative_loss) * _prompt_weight(rate, prompt_weight)
     return torch.where(teaches, losses, 0.0)
 
 
-def _max_value(x: Tensor, smallest: float) -> Tensor:
-    """max(x, smallest), with the gradient of x."""
-    return (x.clamp(min=smallest) - x).detach() + x
+def policy_log_ratio(
+    log_prob: Tensor, old_log_prob: Tensor, *, ratio: Ratio, response_mask: Tensor | None = None
+) -> Tensor:
+    """log R of each token as `nft_token_loss` has it, at most MAX_LOG_RATIO.
+
+    Args:
+        see `nft_token_loss`.
+
+    Returns:
+        (batch, response_length), fp32 or wider.
+    """
+    dtype = torch.promote_types(log_prob.dtype, torch.float32)
+    log_ratio = log_prob.to(dtype) - old_log_prob.to(dtype)
+    if ratio != "token":
+        log_ratio = _of_sequences(log_ratio, response_mask, mean=ratio == "sequence_mean")
+    return log_ratio.clamp(max=MAX_LOG_RATIO)
+
+
+def negative_policy_ratio(policy_ratio: Tensor, rate: Tensor) -> Tensor:
+    """(1 - r R) / (1 - r), for R and r that broadcast."""
+    return (1 - rate * policy_ratio) / (1 - rate)
+
+
+def _log_max_value(x: Tensor, smallest: float) -> Tensor:
+    """log max_v(x, smallest).
+
+    The straight-through term is zero in value and added behind the logarithm: inside, as the equation has it, an x of
+    -10^6 would swallow a small `smallest` in fp32, and the logarithm would be that of zero.
+    """
+    held = x.detach().clamp(min=smallest)
+    return held.log() + (x - x.detach()) / held
 
 
 def _of_sequences(log_ratio: Tensor, response_mask: Tensor, *, mean: bool) -> Tensor:
@@ -96,16 +119,3 @@ def _prompt_weight(rate: Tensor, name: PromptWeight) -> Tensor | float:
     if name == "uniform":
         return 1.0
     return 1 - rate if name == "dr_grpo" else ((1 - rate) / rate).sqrt()
-
-
-def _check(neg_weight: float, eps: float, prompt_weight: str, ratio: str, response_mask: Tensor | None) -> None:
-    if prompt_weight not in get_args(PromptWeight):
-        raise ValueError(f"prompt_weight: got {prompt_weight!r}, expected one of {get_args(PromptWeight)}")
-    if ratio not in get_args(Ratio):
-        raise ValueError(f"ratio: got {ratio!r}, expected one of {get_args(Ratio)}")
-    if neg_weight < 0:
-        raise ValueError(f"neg_weight: got {neg_weight}, expected 0 or more")
-    if eps <= 0:
-        raise ValueError(f"eps: got {eps}, expected a positive number, because the loss takes its logarithm")
-    if ratio != "token" and response_mask is None:
-        raise ValueError(f"response_mask: not given, needed by ratio={ratio!r}")

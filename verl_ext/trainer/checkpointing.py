@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import socket
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,16 +31,14 @@ RUN_STATE_FILE = "run_state.json"
 INCOMPLETE_SUFFIX = ".incomplete"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RunState:
-    """What makes a step of one run the same step in another: the order of the data and the shards."""
+    """What makes a step of one run the same step in another, such as the order of the data and the shards."""
 
-    num_rows: int
-    train_batch_size: int
-    seed: int
-    shuffle: bool
-    world_size: int
-    device: str
+    values: dict[str, int | bool | str | None]
+    """What the user knows it by (a configuration key, in most cases) -> its value."""
+    start_fingerprint: str = ""
+    """Of the weights that the run began with; known once they are loaded, empty where it does not matter."""
 
     def require_same(self, saved: RunState, path: Path) -> None:
         """Refuse to continue a run whose data, batches or ranks have changed.
@@ -47,16 +46,8 @@ class RunState:
         Raises:
             UserError: names the first difference.
         """
-        keys = {
-            "num_rows": "rows of data.train_files",
-            "train_batch_size": "data.train_batch_size",
-            "seed": "trainer.seed",
-            "shuffle": "data.shuffle",
-            "world_size": "number of ranks",
-            "device": "trainer.device",
-        }
-        for name, key in keys.items():
-            ours, theirs = getattr(self, name), getattr(saved, name)
+        for key, ours in self.values.items():
+            theirs = saved.values.get(key)
             if ours != theirs:
                 raise UserError(
                     f"{path} was saved with {key} = {theirs}, this run has {ours}; set it back, or start afresh with "
@@ -137,14 +128,18 @@ class Checkpoints:
         self.folder = Path(folder)
         self.max_to_keep = max_to_keep
         self.hdfs_dir = hdfs_dir
-        self._first_on_node = int(os.environ.get("LOCAL_RANK", "0")) == 0
+        self._first_on_node = _is_first_on_node()
 
     def load(self, path: Path) -> None:
         """Restore model, optimizer, scheduler and random state."""
         self.engine.load_checkpoint(str(path), del_local_after_load=False)
 
-    def save(self, step: int, progress: Progress) -> Path:
-        """Save after `step` steps; returns the folder of the checkpoint."""
+    def save(self, step: int, progress: Progress, *, files: Mapping[str, str] | None = None) -> Path:
+        """Save after `step` steps; returns the folder of the checkpoint.
+
+        Args:
+            files: name -> text of further files that belong to the checkpoint.
+        """
         final = self.folder / f"global_step_{step}"
         partial = final.with_name(final.name + INCOMPLETE_SUFFIX)
         if self._first_on_node:
@@ -154,6 +149,8 @@ class Checkpoints:
         if self._first_on_node:
             saved = {"state": asdict(self.state), "progress": asdict(progress)}
             (partial / RUN_STATE_FILE).write_text(json.dumps(saved, indent=2))
+            for name, text in (files or {}).items():
+                (partial / name).write_text(text)
         dist.barrier()
         if dist.get_rank() == 0:
             _put_in_place(partial, final)
@@ -211,6 +208,13 @@ class Checkpoints:
         surplus = len(older) - (self.max_to_keep - 1)
         for step in older[: max(surplus, 0)]:
             shutil.rmtree(complete[step], ignore_errors=True)
+
+
+def _is_first_on_node() -> bool:
+    """Whether no rank before this one runs on this machine. torchrun counts ranks per node, Ray does not."""
+    hosts: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(hosts, socket.gethostname())
+    return hosts.index(socket.gethostname()) == dist.get_rank()
 
 
 def _step_of(path: Path) -> int | None:

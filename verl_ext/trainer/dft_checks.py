@@ -1,49 +1,19 @@
-"""What cannot work, found before a model is loaded: each check names the key, what it holds and what would do."""
+"""What cannot work in the DFT trainer, found before a model is loaded."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from omegaconf import DictConfig
 
-from omegaconf import DictConfig, OmegaConf
-
-from verl_ext.errors import ConfigError, UserError, nearest
-from verl_ext.model_folder import require_model_folder
-
-OUR_ATTENTION = "verl_ext_varlen"  # verl_ext.engine.attention.ATTENTION_NAME, which importing torch would bring
+from verl_ext.errors import ConfigError, nearest
+from verl_ext.trainer.supervised_checks import check_choice, check_common, require_values
 
 NOT_SUPPORTED = {
-    # keys of verl's SFT configuration that have no effect in this trainer, with the reason
-    "data.custom_cls.path": "data sets of this trainer are files; see data.prompt_key and data.messages_key",
-    "data.pad_mode": "rows always arrive unpadded; model.use_remove_padding=False pads them for the model",
-    "data.use_shm": "rows are tokenised once into memory",
     "data.ignore_input_ids_mismatch": "a template that rewrites earlier turns is handled by data.train_on_turns",
-    "data.balance_dp_token": "objective.reduction=token_mean already weighs every token of the global batch alike",
-    "model.lora.rank": "that group is Megatron's; FSDP reads model.lora_rank",
-    "model.tiled_mlp.enabled": "verl's FSDP engine does not read it",
-    "model.mtp.enable": "multi-token prediction heads would train on another loss than the objective",
-    "engine.qat.enable": "quantisation-aware training has not been checked with these objectives",
-    "engine.forward_only": "a trainer has to run backward",
-}
-POSITIVE_INTEGERS = (
-    "data.train_batch_size",
-    "data.micro_batch_size_per_gpu",
-    "data.max_token_len_per_gpu",
-    "engine.ulysses_sequence_parallel_size",
-    "trainer.total_epochs",
-    "trainer.max_skipped_updates",
-)
-CHOICES = {
-    "objective.reduction": ("token_mean", "published"),
-    "engine.strategy": ("fsdp", "fsdp2"),
-    "optim.lr_scheduler_type": ("constant", "cosine"),
-    "trainer.resume_mode": ("auto", "disable", "resume_path"),
-    "model.fused_kernel_options.impl_backend": ("torch", "triton", "liger"),
 }
 
 
 def check_config(config: DictConfig, *, defaults: DictConfig, world_size: int) -> None:
-    """Check everything that the configuration alone decides, cheapest first.
+    """Check everything that the configuration alone decides.
 
     Args:
         config: composed, resolved.
@@ -53,83 +23,11 @@ def check_config(config: DictConfig, *, defaults: DictConfig, world_size: int) -
     Raises:
         UserError: the first thing that cannot work.
     """
-    _require_values(config)
-    for key, reason in NOT_SUPPORTED.items():
-        if OmegaConf.select(config, key) != OmegaConf.select(defaults, key):
-            raise UserError(f"{key}: not supported here: {reason}")
-    for key in POSITIVE_INTEGERS:
-        value = OmegaConf.select(config, key)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(key, given=value, expected="a positive whole number")
-    for key, choices in CHOICES.items():
-        value = OmegaConf.select(config, key)
-        if value not in choices:
-            raise ConfigError(key, given=value, expected=" or ".join(choices))
-    for key in ("trainer.test_freq", "trainer.save_freq"):
-        value = OmegaConf.select(config, key)
-        if value != "after_each_epoch" and (not isinstance(value, int) or value == 0 or value < -1):
-            raise ConfigError(key, given=value, expected="a number of steps, -1 or after_each_epoch")
-    if config.optim.lr is None or not config.optim.lr >= 0:
-        raise ConfigError("optim.lr", given=config.optim.lr, expected="a learning rate of 0 or more")
-    for contents in ("save_contents", "load_contents"):
-        missing = {"model", "optimizer", "extra"} - set(config.checkpoint[contents] or ())
-        if missing:
-            raise ConfigError(
-                f"checkpoint.{contents}",
-                given=list(config.checkpoint[contents] or ()),
-                expected=f"{', '.join(sorted(missing))} too, without which a run does not continue to the same numbers",
-            )
+    require_values(config, {"model.path": "a model folder or hub id", "data.train_files": "a file or a list of files"})
+    check_common(config, defaults=defaults, world_size=world_size, not_supported=NOT_SUPPORTED)
+    check_choice(config, "objective.reduction", ("token_mean", "published"))
     _check_objective(config)
-    _check_loggers(config)
     _check_batches(config, world_size)
-    require_model_folder(config.model.path, tokenizer_path=config.model.tokenizer_path)
-    if config.data.chat_template_file and not Path(config.data.chat_template_file).is_file():
-        raise UserError(f"data.chat_template_file: {config.data.chat_template_file} not found")
-
-
-def check_device(config: DictConfig, device: str) -> None:
-    """Refuse what this device cannot do.
-
-    Raises:
-        ConfigError: names the key to change.
-    """
-    if config.trainer.device not in (None, device):
-        raise ConfigError(
-            "trainer.device",
-            given=config.trainer.device,
-            expected=f"{device}, which this machine has (the environment variable VERL_PLATFORM overrides it)",
-        )
-    sp_size = config.engine.ulysses_sequence_parallel_size
-    attention = config.model.override_config.get("attn_implementation", OUR_ATTENTION)
-    if sp_size > 1 and attention != OUR_ATTENTION:
-        raise ConfigError(
-            "model.override_config.attn_implementation",
-            given=attention,
-            expected=f"{OUR_ATTENTION} (the default), because with engine.ulysses_sequence_parallel_size={sp_size} any "
-            "other attention sees a slice of the sequence only",
-        )
-    if device != "cpu":
-        return
-    refused = {
-        "model.use_liger": (True, "False: Liger's kernels are Triton and need a GPU"),
-        "model.enable_activation_offload": (True, "False: there is no device to offload activations from"),
-    }
-    for key, (value, expected) in refused.items():
-        if OmegaConf.select(config, key) == value:
-            raise ConfigError(key, given=value, expected=f"{expected} (this run is on the CPU)")
-    backend = config.model.fused_kernel_options.impl_backend
-    if config.model.use_fused_kernels and backend != "torch":
-        raise ConfigError(
-            "model.fused_kernel_options.impl_backend",
-            given=backend,
-            expected="torch: the others are Triton kernels and need a GPU (this run is on the CPU)",
-        )
-    if attention.startswith("flash_attention"):
-        raise ConfigError(
-            "model.override_config.attn_implementation",
-            given=attention,
-            expected=f"{OUR_ATTENTION} (the default): flash-attn needs a GPU (this run is on the CPU)",
-        )
 
 
 def check_rows(config: DictConfig, num_rows: int) -> None:
@@ -144,14 +42,6 @@ def check_rows(config: DictConfig, num_rows: int) -> None:
             given=config.data.train_batch_size,
             expected=f"at most {num_rows}, the usable rows of data.train_files",
         )
-
-
-def _require_values(config: DictConfig) -> None:
-    expected = {"model.path": "a model folder or hub id", "data.train_files": "a file or a list of files"}
-    for key, what in expected.items():
-        group, name = key.split(".")
-        if OmegaConf.is_missing(config[group], name):
-            raise UserError(f"{key}: not set; expected {what}")
 
 
 def _check_objective(config: DictConfig) -> None:
@@ -171,29 +61,9 @@ def _check_objective(config: DictConfig) -> None:
         )
 
 
-def _check_loggers(config: DictConfig) -> None:
-    known = (
-        *("console", "tensorboard", "wandb", "mlflow", "swanlab", "vemlp_wandb"),
-        *("clearml", "trackio", "file", "rl_insight"),
-    )
-    loggers = config.trainer.logger
-    for name in [loggers] if isinstance(loggers, str) else loggers:
-        if name not in known:
-            raise ConfigError("trainer.logger", given=name, expected=f"some of {', '.join(known)}")
-
-
 def _check_batches(config: DictConfig, world_size: int) -> None:
     data = config.data
-    sp_size = config.engine.ulysses_sequence_parallel_size
-    if world_size % sp_size:
-        raise ConfigError(
-            "engine.ulysses_sequence_parallel_size", given=sp_size, expected=f"a divisor of the {world_size} ranks"
-        )
-    if sp_size > 1 and not config.model.use_remove_padding:
-        raise ConfigError(
-            "model.use_remove_padding", given=False, expected="True with sequence parallelism, which packs sequences"
-        )
-    dp_size = world_size // sp_size
+    dp_size = world_size // config.engine.ulysses_sequence_parallel_size
     if data.train_batch_size % dp_size:
         raise ConfigError(
             "data.train_batch_size",
@@ -202,27 +72,16 @@ def _check_batches(config: DictConfig, world_size: int) -> None:
         )
     rows_per_rank = data.train_batch_size // dp_size
     if data.use_dynamic_bsz:
-        if data.max_token_len_per_gpu * sp_size < data.max_length:
-            raise ConfigError(
-                "data.max_token_len_per_gpu",
-                given=data.max_token_len_per_gpu,
-                expected=f"at least {-(-data.max_length // sp_size)}, so that a row of data.max_length="
-                f"{data.max_length} tokens fits",
-            )
-    elif data.micro_batch_size_per_gpu > rows_per_rank:
+        return
+    if data.micro_batch_size_per_gpu > rows_per_rank:
         raise ConfigError(
             "data.micro_batch_size_per_gpu",
             given=data.micro_batch_size_per_gpu,
             expected=f"at most {rows_per_rank}, a rank's share of data.train_batch_size={data.train_batch_size}",
         )
-    elif rows_per_rank % data.micro_batch_size_per_gpu:
+    if rows_per_rank % data.micro_batch_size_per_gpu:
         raise ConfigError(
             "data.micro_batch_size_per_gpu",
             given=data.micro_batch_size_per_gpu,
             expected=f"a divisor of {rows_per_rank}, a rank's share of data.train_batch_size={data.train_batch_size}",
         )
-
-
-def ranks_from_environment() -> int:
-    """World size that torchrun announces; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))

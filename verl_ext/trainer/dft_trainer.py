@@ -1,302 +1,34 @@
-"""The training loop of DFT and of every other objective over log-probabilities, on verl's SFT trainer and engine.
-
-What verl's `SFTTrainer` and its engine bring: FSDP, mixed precision, LoRA, sequence parallelism, micro-batches,
-optimizer, scheduler, sharded checkpoints. What is ours: the objective, batches that depend on seed and step alone,
-validation on every row, checkpoints that are complete or absent, and an orderly end on a signal.
-"""
+"""Training with DFT, SFT, or any other registered objective over the log-probabilities of prompts and responses."""
 
 from __future__ import annotations
 
-import math
-import time
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed as dist
-from omegaconf import DictConfig, OmegaConf
-from tensordict.tensorclass import NonTensorData
+from tensordict import TensorDict
 from torch import Tensor
-from verl.trainer.sft_trainer import SFTTrainer
-from verl.utils import tensordict_utils as tu
-from verl.utils.dataset.dataset_utils import DatasetPadMode, SFTTensorCollator
-from verl.utils.device import get_device_name, get_torch_device
 
-from verl_ext.data.batching import GlobalBatches, evaluation_batches
-from verl_ext.data.sft_dataset import SFTDataset
-from verl_ext.errors import UserError
 from verl_ext.objectives.registry import get_objective
-from verl_ext.trainer.checkpointing import Checkpoint, Checkpoints, Progress, RunState
-from verl_ext.trainer.interruption import Interruption
-from verl_ext.trainer.quiet import prints_to_debug_log
-from verl_ext.trainer.run_log import RunLog
 from verl_ext.trainer.supervised_loss import supervised_loss
+from verl_ext.trainer.supervised_trainer import SupervisedTrainer
 
 
-class TrainingDivergedError(UserError):
-    """Too many updates in a row had a gradient that is not finite."""
+class DFTTrainer(SupervisedTrainer):
+    """See `SupervisedTrainer`; the configuration is that of `dft_trainer.yaml`, the data sets are `SFTDataset`s."""
 
+    def _loss_function(self) -> Callable:
+        objective = self.config.objective
+        return partial(supervised_loss, token_loss=get_objective(objective.name), reduction=objective.reduction)
 
-class DFTTrainer(SFTTrainer):
-    """Supervised training of a causal language model with an objective over its log-probabilities.
+    def _train_batch(self, step: int) -> TensorDict:
+        return self._batch([self.train_dataset[row] for row in self.train_dataloader.local_rows(step)])
 
-    Args:
-        config: composed from `dft_trainer.yaml`, checked.
-        train_dataset: tokenised rows.
-        val_dataset: tokenised rows, or None for no validation.
-        state: what a checkpoint must agree with.
-        checkpoint: where to continue from, or None.
-        interruption: notes signals that ask the run to stop.
-    """
-
-    def __init__(
-        self,
-        config: DictConfig,
-        train_dataset: SFTDataset,
-        val_dataset: SFTDataset | None,
-        state: RunState,
-        checkpoint: Checkpoint | None,
-        interruption: Interruption,
-    ) -> None:
-        self.config = config
-        self.train_dataset = train_dataset
-        self.val_dataset = val_dataset
-        self.state = state
-        self.checkpoint = checkpoint
-        self.interruption = interruption
-        self.rank = dist.get_rank()
-        self.device_name = get_device_name()
-        torch.manual_seed(config.trainer.seed)
-
-        with prints_to_debug_log():
-            self._build_config()
-            self._build_engine()
-            self._build_dataloader()
-            self._init_engine()
-            self._build_ckpt_handler()
-
-    def _build_engine(self) -> None:
-        super()._build_engine()
-        self.loss_fn = partial(
-            supervised_loss,
-            token_loss=get_objective(self.config.objective.name),
-            reduction=self.config.objective.reduction,
-        )
-        self.training_client.set_loss_fn(loss_fn=self.loss_fn)
-
-    def _build_dataloader(self) -> None:
-        data = self.config.data
-        self.collate = SFTTensorCollator(DatasetPadMode.NO_PADDING)
-        self.train_dataloader = GlobalBatches(
-            len(self.train_dataset),
-            data.train_batch_size,
-            seed=self.config.trainer.seed,
-            shuffle=data.shuffle,
-            dp_rank=self.engine.get_data_parallel_rank(),
-            dp_size=self.engine.get_data_parallel_size(),
-        )
-
-    def _build_ckpt_handler(self) -> None:
-        trainer = self.config.trainer
-        self.checkpoints = Checkpoints(
-            self.engine,
-            self.state,
-            trainer.default_local_dir,
-            max_to_keep=trainer.max_ckpt_to_keep,
-            hdfs_dir=trainer.default_hdfs_dir,
-        )
-        if self.checkpoint is not None:
-            self.checkpoints.load(self.checkpoint.path)
-        self.resume_global_step = 0 if self.checkpoint is None else self.checkpoint.step
-        self.progress = Progress() if self.checkpoint is None else self.checkpoint.progress
-
-    def fit(self) -> bool:
-        """Train to the end, or until a signal.
-
-        Returns:
-            Whether the run is complete; False when a signal ended it early (it was saved then).
-
-        Raises:
-            TrainingDivergedError: `trainer.max_skipped_updates` updates in a row were skipped.
-        """
-        self.log = RunLog(
-            OmegaConf.to_container(self.config, resolve=True),
-            total_steps=self.total_training_steps,
-            first_step=self.resume_global_step,
-            active=self.rank == 0,
-        )
-        if self.resume_global_step:
-            self.log.note(f"continuing after step {self.resume_global_step} of {self.total_training_steps}")
-        try:
-            if self.resume_global_step >= self.total_training_steps and not self.checkpoints.has_weights(
-                self.checkpoint.path
-            ):
-                self._add_weights(self.checkpoint.path)  # killed after the last save, before its weights were written
-            return self._run_steps()
-        finally:
-            self.log.close()
-
-    def _run_steps(self) -> bool:
-        progress = self.progress
-        for step in range(self.resume_global_step + 1, self.total_training_steps + 1):
-            metrics = self._train_step(step)
-            skipped = not math.isfinite(metrics["train/grad_norm"])
-            progress.skipped_updates += skipped
-            progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if skipped else 0
-            progress.total_tokens += metrics["train/tokens"]
-            metrics |= {
-                "train/total_tokens": progress.total_tokens,
-                "train/skipped_updates": progress.skipped_updates,
-            }
-            self.log.step(step, metrics)
-            if skipped:
-                self.log.note(f"step {step}: gradient is {metrics['train/grad_norm']}; the update was skipped")
-            if progress.skipped_in_a_row >= self.config.trainer.max_skipped_updates:
-                raise TrainingDivergedError(self._divergence(step))
-            if self._after_step(step):
-                return step == self.total_training_steps
-        return True
-
-    def _after_step(self, step: int) -> bool:
-        """Validate and save as configured; whether the run ends here."""
-        is_last = step == self.total_training_steps
-        interrupted = self.interruption.agreed(self.device_name)
-        if interrupted:  # whoever asked may not wait for a validation
-            self._save(step, with_weights=True)
-        if self.val_dataset is not None and (is_last or self._is_due(step, self.test_freq)):
-            self.log.validation(step, self.validate())
-        if not interrupted and (is_last or self._is_due(step, self.save_freq)):
-            self._save(step, with_weights=is_last)
-        if interrupted and not is_last:
-            received = self.interruption.received or "a signal on another rank"
-            self.log.note(f"stopped after step {step} by {received}; the same command continues from here")
-        return interrupted or is_last
-
-    def _save(self, step: int, *, with_weights: bool) -> None:
-        path = self.checkpoints.save(step, self.progress)
-        self.log.note(f"saved {path}")
-        if with_weights:
-            self._add_weights(path)
-        self.checkpoints.copy_to_hdfs(path)
-
-    def _add_weights(self, path: Path) -> None:
-        self.checkpoints.add_weights(path)
-        self.log.note(f"Hugging Face model in {path / 'huggingface'}")
-
-    def _is_due(self, step: int, frequency: int) -> bool:
-        return frequency > 0 and step % frequency == 0
-
-    def _train_step(self, step: int) -> dict[str, float]:
-        started = time.perf_counter()
-        rows = self.train_dataloader.local_rows(step - 1)
-        data = self._batch([self.train_dataset[row] for row in rows])
-        lengths = self._get_batch_seqlens(data=data)
-        # A plain list would be taken for a stack of per-row values.
-        tu.assign_non_tensor(data, update_lr_scheduler=True, global_token_num=NonTensorData(lengths))
-        learning_rate = self.engine.lr_scheduler.get_last_lr()[0]
-        self._profile_from(step)
-        output = self.training_client.train_batch(data=data)
-        self._profile_until(step)
-        metrics = {}
-        if self._is_collecting:
-            verl_metrics = tu.get(output, "metrics")
-            sums = self._sums(output)
-            metrics = {f"train/{name}": value for name, value in token_means(sums).items()}
-            metrics["train/loss"] = verl_metrics["loss"]  # as it was reduced
-            metrics["train/grad_norm"] = verl_metrics["grad_norm"]
-            metrics["train/response_tokens"] = sums[3].item()
-            if self.device_name != "cpu":
-                metrics["perf/mfu"] = verl_metrics["mfu"]
-        metrics = self._of_first_rank(metrics)
-        seconds = time.perf_counter() - started
-        tokens = sum(lengths)
-        return metrics | {
-            "train/lr": learning_rate,
-            "train/tokens": tokens,
-            "perf/seconds_per_step": seconds,
-            "perf/tokens_per_second": tokens / seconds,
-            "perf/max_memory_gb": get_torch_device().max_memory_allocated() / 1024**3,
-        }
-
-    def validate(self) -> dict[str, float]:
-        """Loss and cross-entropy per learned token over every validation row, whatever the number of ranks."""
-        data = self.config.data
-        sums = torch.zeros(4, dtype=torch.float64)
-        batches = evaluation_batches(
-            len(self.val_dataset),
-            data.micro_batch_size_per_gpu,
-            self.engine.get_data_parallel_rank(),
-            self.engine.get_data_parallel_size(),
-        )
-        for rows in batches:
-            batch = self._batch([self._validation_row(row) for row in rows])
-            output = self.training_client.infer_batch(batch)
-            sums += self._sums(output)
-        return self._of_first_rank({f"val/{name}": value for name, value in token_means(sums).items()})
+    def _validation_rows(self) -> int:
+        return len(self.val_dataset)
 
     def _validation_row(self, row: int | None) -> dict[str, Tensor]:
-        """A row, or for None one that only keeps the ranks in step and carries no loss."""
         if row is not None:
             return self.val_dataset[row]
         filler = self.val_dataset[0]
         return filler | {"loss_mask": torch.zeros_like(filler["loss_mask"])}
-
-    def _batch(self, rows: list[dict[str, Tensor]]):
-        data = self.config.data
-        settings = {
-            "use_remove_padding": self.config.model.use_remove_padding,
-            "use_fused_kernels": self.config.model.use_fused_kernels,
-            "use_dynamic_bsz": data.use_dynamic_bsz,
-            "max_token_len_per_gpu": data.max_token_len_per_gpu,
-            "micro_batch_size_per_gpu": data.micro_batch_size_per_gpu,
-            "temperature": 1.0,
-            "global_batch_size": len(rows) * self.engine.get_data_parallel_size(),
-            "pad_mode": DatasetPadMode.NO_PADDING,
-            "pad_token_id": self.model_config.tokenizer.pad_token_id,
-        }
-        return tu.get_tensordict(tensor_dict=self.collate(rows), non_tensor_dict=settings)
-
-    @property
-    def _is_collecting(self) -> bool:
-        """Whether this rank gets outputs: the first of each sequence-parallel group."""
-        return self.engine.is_mp_src_rank_with_outputs()
-
-    def _sums(self, output: Any) -> Tensor:
-        """(4,) fp64: loss, cross-entropy, probability and number of the learned tokens of all ranks; else zeros."""
-        sums = torch.zeros(4, dtype=torch.float64)
-        if self._is_collecting:
-            metrics = tu.get(output, "metrics")
-            for i, name in enumerate(("sum_loss", "sum_cross_entropy", "sum_prob", "num_tokens")):
-                sums[i] = sum(value for of_rank in metrics[name] for value in of_rank)
-        return sums
-
-    def _of_first_rank(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Give every rank the metrics of rank 0, so that all decide alike."""
-        holder = [metrics]
-        dist.broadcast_object_list(holder, src=0)
-        return holder[0]
-
-    def _divergence(self, step: int) -> str:
-        rows = self.train_dataloader.of_step(step - 1)
-        names = ", ".join(self.train_dataset.row_name(row) for row in rows)
-        return (
-            f"step {step}: the gradient was not finite in {self.progress.skipped_in_a_row} steps in a row "
-            f"(trainer.max_skipped_updates); the last batch had the rows {names}"
-        )
-
-    def _profile_from(self, step: int) -> None:
-        if step == self.start_profile_step:
-            self.training_client.start_profile()
-
-    def _profile_until(self, step: int) -> None:
-        self.training_client.step_profile()
-        if step == self.end_profile_step:
-            self.training_client.stop_profile()
-
-
-def token_means(sums: Tensor) -> dict[str, float]:
-    """Means per learned token from `DFTTrainer._sums`."""
-    loss, cross_entropy, prob, tokens = sums.tolist()
-    tokens = max(tokens, 1.0)
-    return {"loss": loss / tokens, "cross_entropy": cross_entropy / tokens, "target_prob": prob / tokens}

@@ -21,7 +21,6 @@ from omegaconf import OmegaConf
 from verl_ext.cli import user_errors_exit
 
 CONFIG_NAME = "dft_trainer"
-DIVERGED_EXIT_CODE = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,8 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from verl_ext.trainer.dft_checks import check_config, check_device, check_rows, ranks_from_environment
+    from verl_ext.trainer.dft_checks import check_config, check_rows
     from verl_ext.trainer.overrides import compose_config
+    from verl_ext.trainer.supervised_checks import check_device, ranks_from_environment
 
     only_print = "--cfg" in arguments
     config = compose_config(CONFIG_NAME, [argument for argument in arguments if argument != "--cfg"])
@@ -47,7 +47,7 @@ def _run(arguments: list[str]) -> int:
     check_config(config, defaults=compose_config(CONFIG_NAME, []), world_size=world_size)
 
     # torch and verl are imported from here on
-    from verl_ext.trainer.launch import choose_device, complete_config, join_ranks, load_datasets
+    from verl_ext.trainer.launch import choose_device, complete_config, load_datasets
 
     device = choose_device(config)
     check_device(config, device)
@@ -55,29 +55,10 @@ def _run(arguments: list[str]) -> int:
     train_dataset, val_dataset = load_datasets(config)
     check_rows(config, len(train_dataset))
 
-    from verl_ext.trainer.checkpointing import RunState, find_checkpoint
-    from verl_ext.trainer.dft_trainer import DFTTrainer, TrainingDivergedError
-    from verl_ext.trainer.interruption import INTERRUPTED_EXIT_CODE, Interruption
-    from verl_ext.trainer.run_folder import only_run_in
+    from verl_ext.trainer.dft_trainer import DFTTrainer
+    from verl_ext.trainer.supervised_run import train
 
-    state = RunState(
-        num_rows=len(train_dataset),
-        train_batch_size=config.data.train_batch_size,
-        seed=config.trainer.seed,
-        shuffle=config.data.shuffle,
-        world_size=world_size,
-        device=device,
-    )
-    checkpoint = find_checkpoint(config.trainer, state)
-    with only_run_in(config.trainer.default_local_dir), join_ranks(device):
-        trainer = DFTTrainer(config, train_dataset, val_dataset, state, checkpoint, Interruption())
-        try:
-            complete = trainer.fit()
-        except TrainingDivergedError as error:
-            if trainer.rank == 0:
-                print(f"error: {error}", file=sys.stderr, flush=True)
-            return DIVERGED_EXIT_CODE
-    return 0 if complete else INTERRUPTED_EXIT_CODE
+    return train(DFTTrainer, config, train_dataset, val_dataset, device=device, world_size=world_size)
 
 
 if __name__ == "__main__":

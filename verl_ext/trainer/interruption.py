@@ -8,9 +8,6 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
-INTERRUPTED_EXIT_CODE = 75
-"""EX_TEMPFAIL: the run stopped early and was saved; the same command continues it."""
-
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 

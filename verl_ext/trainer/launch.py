@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from transformers import PreTrainedTokenizerBase
 
 from verl_ext.data.sft_dataset import SFTDataConfig, SFTDataset
 from verl_ext.errors import UserError
@@ -22,8 +24,12 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 """A rank that waits longer for another one fails and says so; saving a large model stays far below."""
 
 
-def choose_device(config: DictConfig) -> str:
+def choose_device(config: DictConfig, *, must_be_here: bool = True) -> str:
     """The device of this machine, and the environment that makes verl use our engine on it.
+
+    Args:
+        config: composed; `trainer.device` may name the device.
+        must_be_here: False where other machines train: then this one needs no accelerator of its own.
 
     Raises:
         UserError: there is an accelerator that torch cannot use.
@@ -39,7 +45,7 @@ def choose_device(config: DictConfig) -> str:
 
     os.environ["VERL_ENGINE_VENDOR"] = ENGINE_VENDOR
     platform = get_platform()
-    if not platform.is_available():
+    if must_be_here and not platform.is_available():
         raise UserError(
             f"trainer.device: verl chose the platform {platform.vendor_name!r}, but torch sees no such device here; "
             "install a torch build for it, or set trainer.device=cpu"
@@ -64,11 +70,11 @@ def complete_config(config: DictConfig, device: str) -> None:
         config.engine.use_dynamic_bsz = config.data.use_dynamic_bsz
 
 
-def load_datasets(config: DictConfig) -> tuple[SFTDataset, SFTDataset | None]:
-    """Read and tokenise the training and validation rows.
+def load_tokenizer(config: DictConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer, with the chat template of the configuration where there is one.
 
     Raises:
-        UserError: a file, column, row or the chat template cannot be used.
+        UserError: it has no chat template, or no EOS token.
     """
     from verl.utils import hf_tokenizer
     from verl.utils.import_utils import import_external_libs
@@ -86,22 +92,37 @@ def load_datasets(config: DictConfig) -> tuple[SFTDataset, SFTDataset | None]:
         )
     if tokenizer.eos_token is None:
         raise UserError(f"model.path: the tokenizer of {config.model.path} has no EOS token to end a response with")
+    return tokenizer
+
+
+def load_datasets(config: DictConfig) -> tuple[SFTDataset, SFTDataset | None]:
+    """Read and tokenise the training and validation rows.
+
+    Raises:
+        UserError: a file, column, row or the chat template cannot be used.
+    """
+    tokenizer = load_tokenizer(config)
     rows = _data_config(config.data)
-    train = SFTDataset(_as_list(config.data.train_files), tokenizer, rows, max_samples=config.data.train_max_samples)
+    train = SFTDataset(as_list(config.data.train_files), tokenizer, rows, max_samples=config.data.train_max_samples)
     val = None
     if config.data.val_files:
         val = SFTDataset(
-            _as_list(config.data.val_files),
+            as_list(config.data.val_files),
             tokenizer,
             rows,
             key="data.val_files",
             max_samples=config.data.val_max_samples,
         )
+    say_summaries(train, val)
+    return train, val
+
+
+def say_summaries(train: Any, val: Any | None) -> None:
+    """Print what the data sets hold, once a run."""
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"train: {train.summary()}", flush=True)
         if val is not None:
             print(f"val: {val.summary()}", flush=True)
-    return train, val
 
 
 @contextmanager
@@ -126,7 +147,8 @@ def join_ranks(device: str) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _as_list(files: str | ListConfig) -> list[str]:
+def as_list(files: str | ListConfig) -> list[str]:
+    """Files of a key that takes one or many."""
     return [files] if isinstance(files, str) else list(files)
 
 

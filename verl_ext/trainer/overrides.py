@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from verl_ext.errors import UnknownKeyError, UserError
+from verl_ext.errors import ConfigError, UnknownKeyError, UserError
 
 CONFIG_MODULE = "verl_ext.trainer.config"
 
-OLD_NAMES = {
+DFT_OLD_NAMES = {
     # The DFT repository's trainer (a verl of 2025) -> verl 0.9.1.
     "model.partial_pretrain": "model.path",
     "model.strategy": "engine.strategy",
@@ -46,21 +50,42 @@ OPEN_GROUPS = ("model.override_config.", "model.fused_kernel_options.", "data.ap
 """Where `+key=value` may add what the defaults do not name; anywhere else nobody would read it."""
 
 
-def compose_config(config_name: str, arguments: Sequence[str]) -> DictConfig:
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """What a trainer's command line may say beside the keys of its configuration."""
+
+    old_names: Mapping[str, str] = field(default_factory=lambda: DFT_OLD_NAMES)
+    """Old key -> today's key; the value kept its meaning."""
+    translations: Mapping[str, Callable[[str, Any], str]] = field(default_factory=dict)
+    """Published key -> what makes of key and value the argument that stands for them today."""
+    open_groups: tuple[str, ...] = OPEN_GROUPS
+    choices: tuple[str, ...] = ()
+    """Groups of configuration files, of which an argument chooses one."""
+
+    @property
+    def names(self) -> set[str]:
+        return {*self.old_names, *self.translations, *self.choices}
+
+
+DFT_VOCABULARY = Vocabulary()
+
+
+def compose_config(config_name: str, arguments: Sequence[str], vocabulary: Vocabulary = DFT_VOCABULARY) -> DictConfig:
     """Compose `config_name` of `verl_ext.trainer.config` with the overrides of a command line.
 
     Args:
         config_name: for example "dft_trainer".
         arguments: `key=value` overrides in Hydra's grammar; old names are mapped, and said on stderr.
+        vocabulary: of the trainer.
 
     Raises:
         UnknownKeyError: a key that does not exist.
         UserError: an argument that is no override at all, or a value that has no place at its key.
     """
-    overrides = [_modernise(argument) for argument in _refuse_stray_blanks(arguments)]
+    overrides = [_modernise(argument, vocabulary) for argument in _refuse_stray_blanks(arguments)]
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         defaults = compose(config_name)
-        overrides = _refuse_unknown_keys(overrides, _keys(defaults))
+        overrides = _refuse_unknown_keys(overrides, _keys(defaults), vocabulary)
         try:
             config = compose(config_name, overrides=overrides)
             OmegaConf.resolve(config)
@@ -80,34 +105,55 @@ def _refuse_stray_blanks(arguments: Sequence[str]) -> Sequence[str]:
     return arguments
 
 
-def _modernise(argument: str) -> str:
+def _modernise(argument: str, vocabulary: Vocabulary) -> str:
     key, separator, value = argument.partition("=")
     prefix = key[: len(key) - len(key.lstrip("+~"))]
     name = key[len(prefix) :]
-    if name not in OLD_NAMES:
-        return argument
+    if name in vocabulary.translations and separator:
+        today = vocabulary.translations[name](name, _parse(argument).value())
+        _say(f"{argument} is now {today}")
+        return today
+    if name in vocabulary.old_names:
+        _say(f"{name} is now {vocabulary.old_names[name]}")
+        return f"{prefix}{vocabulary.old_names[name]}{separator}{value}"
+    return argument
+
+
+def _say(text: str) -> None:
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        print(f"{name} is now {OLD_NAMES[name]}", file=sys.stderr)
-    return f"{prefix}{OLD_NAMES[name]}{separator}{value}"
+        print(text, file=sys.stderr)
 
 
-def _refuse_unknown_keys(overrides: list[str], known: set[str]) -> list[str]:
+def _parse(argument: str) -> Override:
+    try:
+        return OverridesParser.create().parse_overrides([argument])[0]
+    except OverrideParseException:
+        raise UserError(f"cannot read the argument {argument!r}: expected key=value") from None
+
+
+def _refuse_unknown_keys(overrides: list[str], known: set[str], vocabulary: Vocabulary) -> list[str]:
     """Check each key; `+key` of a known key loses its plus, which Hydra would refuse."""
     groups = {key.rpartition(".")[0] for key in known}
     checked = []
     for argument in overrides:
-        try:
-            override = OverridesParser.create().parse_overrides([argument])[0]
-        except OverrideParseException:
-            raise UserError(f"cannot read the argument {argument!r}: expected key=value") from None
+        override = _parse(argument)
         key = override.key_or_group
-        if key in known or key in groups:
+        if key in vocabulary.choices:
+            _require_choice(key, override.value())
+        if key in known or key in groups or key in vocabulary.choices:
             checked.append(argument.removeprefix("+").removeprefix("+"))
-        elif key.startswith(OPEN_GROUPS):
+        elif key.startswith(vocabulary.open_groups):
             checked.append(argument if argument.startswith("+") else f"+{argument}")
         else:
-            raise UnknownKeyError(key, known | OLD_NAMES.keys())
+            raise UnknownKeyError(key, known | vocabulary.names)
     return checked
+
+
+def _require_choice(group: str, name: Any) -> None:
+    files = resources.files(CONFIG_MODULE).joinpath(group).iterdir()
+    names = sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+    if name not in names:
+        raise ConfigError(group, given=name, expected=f"one of {', '.join(names)}")
 
 
 def _keys(config: DictConfig, prefix: str = "") -> set[str]:

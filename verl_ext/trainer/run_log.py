@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,20 @@ class RunLog:
         total_steps: for the progress bar.
         first_step: steps that an earlier part of the run has done; what it logged beyond them is dropped.
         active: whether this rank writes.
+        headline: what the progress bar says of a step.
     """
 
-    def __init__(self, config: dict[str, Any], *, total_steps: int, first_step: int, active: bool) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        *,
+        total_steps: int,
+        first_step: int,
+        active: bool,
+        headline: Callable[[dict[str, float]], str],
+    ) -> None:
         self._bar: tqdm | None = None
+        self._headline = headline
         if not active:
             return
         trainer = config["trainer"]
@@ -53,10 +64,7 @@ class RunLog:
             return
         self._write(step, metrics)
         self._bar.update(1)
-        self._bar.set_postfix_str(
-            f"loss {metrics['train/loss']:.4f}, p {metrics['train/target_prob']:.3f}, "
-            f"{metrics['perf/tokens_per_second']:.0f} tok/s"
-        )
+        self._bar.set_postfix_str(self._headline(metrics))
         if self._to_console and not sys.stderr.isatty():
             self.note(_one_line(step, metrics))
 

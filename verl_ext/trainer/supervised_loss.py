@@ -17,6 +17,9 @@ from verl_ext.objectives.registry import TokenLoss
 Reduction = Literal["token_mean", "published"]
 REDUCTIONS: tuple[Reduction, ...] = ("token_mean", "published")
 
+SUM_NAMES = ("sum_loss", "sum_cross_entropy", "sum_prob", "num_tokens")
+"""What is added up for the log, over the learned tokens."""
+
 
 def supervised_loss(
     model_output: dict[str, Tensor],
@@ -43,23 +46,32 @@ def supervised_loss(
         reduction: see above.
 
     Returns:
-        The loss, and sums over the learned tokens for the log (`sum_loss`, `sum_cross_entropy`, `sum_prob`,
-        `num_tokens`).
+        The loss, and SUM_NAMES for the log.
     """
     log_probs = model_output["log_probs"].values()
     # Entry t predicts token t + 1. A row's last entry wraps to the next row's first token, which is never learned.
     learned = torch.roll(data["loss_mask"].values(), shifts=-1, dims=0).bool()
     losses = torch.where(learned, token_loss(log_probs), 0.0)
     sum_loss = losses.sum()
-    num_tokens = learned.sum()
     if reduction == "token_mean":
         loss = sum_loss * (data["dp_size"] / data["batch_num_tokens"])
     else:
         rows_per_rank = data["global_batch_size"] // data["dp_size"]
         num_micro_batches = rows_per_rank // data["micro_batch_size_per_gpu"]
-        loss = sum_loss / (num_tokens + 1e-8) / num_micro_batches
-    with torch.no_grad():
-        kept = torch.where(learned, log_probs, 0.0)
-        sums = torch.stack([sum_loss, -kept.sum(), torch.where(learned, log_probs.exp(), 0.0).sum(), num_tokens])
-        names = ("sum_loss", "sum_cross_entropy", "sum_prob", "num_tokens")
-        return loss, dict(zip(names, sums.tolist(), strict=True))
+        loss = sum_loss / (learned.sum() + 1e-8) / num_micro_batches
+    return loss, sums_for_log(sum_loss, log_probs, learned)
+
+
+@torch.no_grad()
+def sums_for_log(sum_loss: Tensor, log_probs: Tensor, learned: Tensor) -> dict[str, float]:
+    """SUM_NAMES of a micro-batch.
+
+    Args:
+        sum_loss: of the learned tokens, scalar.
+        log_probs: log p of the target tokens, any shape.
+        learned: bool, the same shape.
+    """
+    kept = torch.where(learned, log_probs, 0.0)
+    probs = torch.where(learned, log_probs.exp(), 0.0)
+    sums = torch.stack([sum_loss, -kept.sum(), probs.sum(), learned.sum()])
+    return dict(zip(SUM_NAMES, sums.tolist(), strict=True))

@@ -1,0 +1,211 @@
+"""Run by torchrun: gradients of updates on graded generations, by this package's loss and by verl's own GRPO.
+
+Usage: nft_gradient_worker.py WORKSPACE; writes WORKSPACE/nft_result_<ranks>.json, a list of
+{mode, what, error, scale}: the largest difference between two gradients, and the largest entry of the expected one.
+
+All are gradients of whole updates: verl's TrainingWorker, engine and optimizer, caught where the optimizer steps (with
+a learning rate of 0, so that one model serves every comparison).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from tensordict.tensorclass import NonTensorData
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForCausalLM
+from verl.utils import tensordict_utils as tu
+
+from tests.support.actor_batch import actor_batch, grpo_advantages, grpo_loss
+from verl_ext.trainer.checkpointing import RunState
+from verl_ext.trainer.interruption import Interruption
+from verl_ext.trainer.launch import choose_device, complete_config, join_ranks
+from verl_ext.trainer.nft_offline import load_datasets
+from verl_ext.trainer.nft_offline_checks import check_config
+from verl_ext.trainer.nft_offline_trainer import NFTOfflineTrainer
+from verl_ext.trainer.overrides import compose_config
+from verl_ext.trainer.run_log import RunLog
+from verl_ext.trainer.supervised_checks import check_device
+
+ON_POLICY = [{"prompt_weight": weight} for weight in ("grpo", "dr_grpo")]
+OFF_POLICY = [
+    {"ratio": "token", "eps": 0.5, "neg_weight": 0.5, "positive_floor": 0.9},
+    {"ratio": "sequence", "reduction": "response_mean", "prompt_weight": "grpo"},
+    {"ratio": "sequence_mean", "reduction": "response_mean"},
+    {"neg_weight": 0, "prompt_weight": "uniform", "reduction": "response_mean"},
+]
+
+
+def compose(workspace: Path, data: str, options: dict):
+    return compose_config(
+        "nft_offline",
+        [
+            f"model.path={workspace / 'model'}",
+            f"data.rollouts={workspace / data}",
+            "data.shuffle=False",
+            "data.max_length=128",
+            "data.max_token_len_per_gpu=128",
+            "engine.mixed_precision.param_dtype=fp32",
+            "optim.lr=0",
+            "optim.clip_grad=1e9",
+            "trainer.logger=[]",
+            f"trainer.default_local_dir={workspace / 'run'}",
+            "trainer.resume_mode=disable",
+            *(f"{key}={value}" for key, value in options.items()),
+        ],
+    )
+
+
+class Update:
+    """A trainer, and the gradients of its updates."""
+
+    def __init__(self, config, dataset) -> None:
+        state = RunState({})
+        self.trainer = NFTOfflineTrainer(config, dataset, None, state, None, Interruption())
+        self.trainer.log = RunLog({}, total_steps=0, first_step=0, active=False)
+        self.trainer._before_first_step()
+        self.client = self.trainer.training_client
+        self.trainer.engine.optimizer.register_step_pre_hook(lambda *_: self._catch())
+
+    def _catch(self) -> None:
+        named = self.trainer.engine.module.named_parameters()
+        self.gradients = {name: full(p.grad).clone() for name, p in named if p.grad is not None}
+
+    def ours(self, **objective) -> dict[str, torch.Tensor]:
+        """One step of the offline trainer, with another objective."""
+        for name, value in objective.items():
+            self.trainer.config.objective[name] = value
+        self.client.set_loss_fn(self.trainer._loss_function())
+        data = self.trainer._train_batch(0)
+        tu.assign_non_tensor(data, global_token_num=NonTensorData([]))
+        self.client.train_batch(data)
+        return self.gradients
+
+    def verls(self, dataset, advantages: list[float]) -> dict[str, torch.Tensor]:
+        """`update_actor` of verl's actor worker, which is this, with verl's policy loss."""
+        rows = self.trainer._rows_of_step(0)
+        dp_size, dp_rank = self.trainer.engine.get_data_parallel_size(), self.trainer.engine.get_data_parallel_rank()
+        share = slice(len(rows) // dp_size * dp_rank, len(rows) // dp_size * (dp_rank + 1))
+        config = self.trainer.config
+        data = actor_batch(
+            [dataset.row(row) for row in rows[share]],
+            advantages[share],
+            mini_batch_size=len(rows),
+            global_batch_size=len(rows),
+            epochs=1,
+            seed=0,
+            dataloader_kwargs={"shuffle": False},
+            temperature=1.0,
+            use_dynamic_bsz=config.data.use_dynamic_bsz,
+            max_token_len_per_gpu=config.data.max_token_len_per_gpu,
+            micro_batch_size_per_gpu=config.data.micro_batch_size_per_gpu,
+        )
+        self.client.set_loss_fn(grpo_loss())
+        self.client.train_mini_batch(data)
+        return self.gradients
+
+
+def full(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def reference(workspace: Path, dataset, temperature: float, objective: dict) -> dict[str, torch.Tensor]:
+    """Gradients of Eq. 10 by plain transformers, a response at a time; old log-probs are those of the data set."""
+    model = AutoModelForCausalLM.from_pretrained(workspace / "model", attn_implementation="sdpa", dtype=torch.float32)
+    of_responses = []
+    for row in (dataset.row(row) for row in range(dataset.num_rows)):
+        learned = row["loss_mask"][1:].bool()
+        log_probs = (model(input_ids=row["input_ids"][None]).logits[0, :-1] / temperature).log_softmax(-1)
+        log_probs = log_probs.gather(-1, row["input_ids"][1:, None])[:, 0][learned]
+        log_ratio = log_probs - row["old_log_probs"][1:][learned]
+        how = objective.get("ratio", "token")
+        if how != "token":
+            log_ratio = (log_ratio.sum() if how == "sequence" else log_ratio.mean()).expand_as(log_ratio)
+        ratio, r = log_ratio.exp(), row["correct_rate"].item()
+        weight = {"uniform": 1, "dr_grpo": 1 - r, "grpo": ((1 - r) / r) ** 0.5}[
+            objective.get("prompt_weight", "dr_grpo")
+        ]
+        if row["correct"]:
+            x, least = ratio, objective.get("positive_floor", 0.0)
+        else:
+            x, least = (1 - r * ratio) / (1 - r), objective.get("eps", 1.0)
+            weight *= objective.get("neg_weight", 1.0)
+        held = x + (x.clamp(min=least) - x).detach()
+        of_responses.append(-weight * held.log())
+    if objective.get("reduction", "token_mean") == "token_mean":
+        loss = torch.cat(of_responses).mean()
+    else:
+        loss = torch.stack([losses.mean() for losses in of_responses]).mean()
+    loss.backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def compared(mode: dict, what: str, found: dict, expected: dict) -> dict:
+    assert found.keys() == expected.keys(), found.keys() ^ expected.keys()
+    error = max((found[name] - expected[name]).abs().max().item() for name in expected)
+    return {"mode": mode, "what": what, "error": error, "scale": max(g.abs().max().item() for g in expected.values())}
+
+
+def modes(world_size: int):
+    """Plain heads first: verl patches the model class for a fused head, for the rest of the process."""
+    for fused, sp, packed, micro in itertools.product((False, True), (1, 2), (True, False), (1, 2, 8, "dynamic")):
+        if sp <= world_size and (sp == 1 or packed) and not (fused and micro in (1, 8)):
+            yield {"fused": fused, "sp": sp, "packed": packed, "micro": micro}
+
+
+def options_of(mode: dict) -> dict:
+    dynamic = mode["micro"] == "dynamic"
+    return {
+        "data.use_dynamic_bsz": dynamic,
+        "data.micro_batch_size_per_gpu": 2 if dynamic else mode["micro"],
+        "engine.ulysses_sequence_parallel_size": mode["sp"],
+        "model.use_remove_padding": mode["packed"],
+        "model.use_fused_kernels": mode["fused"],
+    }
+
+
+def trainer_of(workspace: Path, world_size: int, device: str, data: str, options: dict):
+    config = compose(workspace, data, options)
+    check_config(config, defaults=compose_config("nft_offline", []), world_size=world_size)
+    check_device(config, device)
+    complete_config(config, device)
+    dataset, _ = load_datasets(config)
+    return Update(config, dataset), dataset
+
+
+def main(workspace: Path) -> None:
+    world_size = int(os.environ["WORLD_SIZE"])
+    device = choose_device(compose(workspace, "even.jsonl", {}))
+    results, references = [], {}
+    with join_ranks(device):
+        for mode in modes(world_size):
+            options = options_of(mode) | {"data.train_batch_size": 2}
+            update, dataset = trainer_of(workspace, world_size, device, "even.jsonl", options)
+            groups = [[dataset.correct_of(row) for row in dataset.rows_of(group)] for group in range(2)]
+            for objective in ON_POLICY:
+                by_std = objective["prompt_weight"] == "grpo"
+                advantages = [a for group in groups for a in grpo_advantages(group, by_std=by_std)]
+                expected = update.verls(dataset, advantages)
+                found = update.ours(**objective)
+                results.append(compared(mode, f"on-policy {objective['prompt_weight']}", found, expected))
+
+            options |= {"data.train_batch_size": 3, "data.temperature": 0.7}
+            update, dataset = trainer_of(workspace, world_size, device, "uneven.jsonl", options)
+            defaults = dict(compose(workspace, "uneven.jsonl", {}).objective)
+            for objective in OFF_POLICY:
+                what = f"off-policy {objective}"
+                if what not in references:
+                    references[what] = reference(workspace, dataset, 0.7, objective)
+                results.append(compared(mode, what, update.ours(**(defaults | objective)), references[what]))
+        if dist.get_rank() == 0:
+            (workspace / f"nft_result_{world_size}.json").write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,62 @@
+"""Whole updates: on-policy NFT is verl's GRPO, and any NFT is what plain transformers gives, in every mode."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.rollouts import rollout_rows, write_json_lines
+from tests.support.tiny_model import byte_tokenizer, save_tiny_model
+
+WORKER = Path(__file__).with_name("nft_gradient_worker.py")
+TOLERANCE = 1e-6
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> Path:
+    """Two groups of eight without old log-probs (on-policy), three groups of 3 to 6 with some that are far off."""
+    folder = tmp_path_factory.mktemp("nft_gradients")
+    save_tiny_model(folder / "model")
+    write_json_lines(folder / "even.jsonl", rollout_rows(2, responses=(8, 8)))
+    tokenizer, generator = byte_tokenizer(), random.Random(0)
+    rows = rollout_rows(3, seed=1)
+    for row in rows:
+        row["response_ids"] = [tokenizer(text)["input_ids"] for text in row["responses"]]
+        row["old_log_probs"] = [[-6 + generator.gauss(0, 1) for _ in ids] for ids in row["response_ids"]]
+    write_json_lines(folder / "uneven.jsonl", rows)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_gradients_of_updates_are_equal_in_every_mode(workspace, ranks):
+    """{ranks} x {SP 1, 2} x {padded, packed} x micro-batches of 1, 2, 8 and by tokens x {fused, plain head}.
+
+    On-policy, sqrt((1 - r) / r) against verl's vanilla policy loss on (reward - mean) / population standard deviation,
+    1 - r on reward - mean, rewards 0 and 1, both through verl's update. Off-policy, every ratio and reduction against
+    the equation.
+    """
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    ended = subprocess.run(
+        [*launcher, str(WORKER), str(workspace)], check=False, capture_output=True, text=True, timeout=900
+    )
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    results = json.loads((workspace / f"nft_result_{ranks}.json").read_text())
+
+    covered = {(r["mode"]["sp"], r["mode"]["packed"], r["mode"]["micro"]) for r in results}
+    assert covered == {
+        (sp, packed, micro)
+        for sp in range(1, ranks + 1)
+        for packed in ((True, False) if sp == 1 else (True,))
+        for micro in (1, 2, 8, "dynamic")
+    }
+    assert len({r["what"] for r in results}) == 6
+    wrong = [r for r in results if r["error"] > TOLERANCE * max(1.0, r["scale"])]
+    assert not wrong
+    assert all(r["scale"] > 1e-2 for r in results), "gradients too small for the comparison to mean anything"

@@ -1,0 +1,18 @@
+"""How a run can end, beside well: the exit codes that every trainer shares, and what leads to them."""
+
+from __future__ import annotations
+
+from verl_ext.errors import UserError
+
+DIVERGED_EXIT_CODE = 3
+WORKER_DIED_EXIT_CODE = 4
+INTERRUPTED_EXIT_CODE = 75
+"""EX_TEMPFAIL: the run stopped early and was saved; the same command continues it."""
+
+
+class TrainingDivergedError(UserError):
+    """Too many updates in a row had a gradient that is not finite."""
+
+
+class WorkerDiedError(RuntimeError):
+    """A process that the run depends on has died, or cannot do its work."""

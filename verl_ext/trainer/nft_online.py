@@ -1,0 +1,71 @@
+"""The online NFT trainer from its command line to its end: check, start Ray, train."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from omegaconf import DictConfig, OmegaConf
+
+from verl_ext.trainer.exits import (
+    DIVERGED_EXIT_CODE,
+    INTERRUPTED_EXIT_CODE,
+    WORKER_DIED_EXIT_CODE,
+    TrainingDivergedError,
+    WorkerDiedError,
+)
+
+CONFIG_NAME = "nft_trainer"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run with `key=value` arguments; returns the exit code.
+
+    Raises:
+        UserError: the input cannot work.
+    """
+    from verl_ext.trainer.nft_vocabulary import NFT_VOCABULARY
+    from verl_ext.trainer.overrides import compose_config
+
+    only_print = "--cfg" in arguments
+    config = compose_config(CONFIG_NAME, [argument for argument in arguments if argument != "--cfg"], NFT_VOCABULARY)
+    if only_print:
+        print(OmegaConf.to_yaml(config))
+        return 0
+    joins_cluster = _joins_cluster(config)
+
+    from verl_ext.trainer.online.checks import check_config, check_device, check_files
+
+    check_config(config, joins_cluster=joins_cluster)
+    check_files(config)
+
+    # torch and verl are imported from here on
+    from verl_ext.trainer.launch import choose_device
+    from verl_ext.trainer.online.completion import complete_config
+
+    device = choose_device(config, must_be_here=not joins_cluster)
+    check_device(config, device)
+    complete_config(config, device)
+    return _train(config, device)
+
+
+def _joins_cluster(config: DictConfig) -> bool:
+    return bool(config.ray_kwargs.ray_init.address or os.environ.get("RAY_ADDRESS"))
+
+
+def _train(config: DictConfig, device: str) -> int:
+    from verl_ext.trainer.online.cluster import ray_cluster
+    from verl_ext.trainer.online.task import train
+    from verl_ext.trainer.run_folder import only_run_in
+
+    with only_run_in(config.trainer.default_local_dir), ray_cluster(config, device):
+        try:
+            complete = train(config)
+        except TrainingDivergedError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            return DIVERGED_EXIT_CODE
+        except WorkerDiedError as error:
+            print(f"error: {error}\nThe same command continues from the last checkpoint.", file=sys.stderr, flush=True)
+            return WORKER_DIED_EXIT_CODE
+    return 0 if complete else INTERRUPTED_EXIT_CODE

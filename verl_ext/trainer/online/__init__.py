@@ -1,0 +1,1 @@
+"""Online training on verl's Ray single controller."""

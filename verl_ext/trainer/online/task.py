@@ -1,0 +1,47 @@
+"""Build verl's trainer in this process, which is the single controller, and run it."""
+
+from __future__ import annotations
+
+import transfer_queue as tq
+from omegaconf import DictConfig
+from verl.trainer.ppo.utils import need_critic, need_reference_policy
+from verl.trainer.ppo.v1 import AgentLoopManagerTQ, get_trainer_cls
+from verl.utils.config import validate_config
+
+from verl_ext.errors import UserError
+from verl_ext.trainer.interruption import Interruption
+from verl_ext.trainer.quiet import prints_to_debug_log
+
+
+def train(config: DictConfig) -> bool:
+    """Train on the Ray cluster that this process is connected to.
+
+    Returns:
+        Whether the run is complete; False when a signal ended it early.
+
+    Raises:
+        UserError: verl refuses the configuration.
+        WorkerDiedError, TrainingDivergedError: see `Fitting.fit`.
+    """
+    trainer_class = get_trainer_cls(config.trainer.v1.trainer_mode)
+    interruption = Interruption()  # after Ray, which sets a handler of its own
+    with prints_to_debug_log():
+        try:
+            validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+            trainer = trainer_class(config)
+        except (AssertionError, ValueError) as error:
+            raise UserError(f"verl refuses this configuration: {' '.join(str(error).split())}") from error
+    trainer.interruption = interruption
+    tq.init(config.transfer_queue)
+    try:
+        with prints_to_debug_log():
+            trainer.init()
+            agent_loops = AgentLoopManagerTQ.create(
+                config=config,
+                llm_client=trainer.get_llm_client(),
+                teacher_client=trainer.get_teacher_client(),
+                reward_loop_worker_handles=trainer.get_reward_handles(),
+            )
+        return trainer.fit(agent_loops)
+    finally:
+        tq.close()
