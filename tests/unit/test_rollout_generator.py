@@ -193,6 +193,22 @@ def test_more_requests_than_slots_never_run_at_once():
     assert max(rows) == 4
 
 
+def test_requests_wait_until_their_keys_and_values_fit():
+    model, prompts = random_model(), random_prompts(6, shortest=10, longest=10)
+    bytes_per_token = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, head size, fp32
+    generator = Generator(model, eos_token_ids=[], max_num_seqs=6, max_cache_bytes=3 * 20 * bytes_per_token)
+    rows = []
+    hook = model.model.layers[0].self_attn.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(kwargs["step_plan"].segments)), with_kwargs=True
+    )
+    results = run(generator, prompts, greedy(10))
+    assert max(rows) == 3
+    hook.remove()
+    assert [result.token_ids for result in results] == [greedy_reference(model, prompt, 10) for prompt in prompts]
+    with pytest.raises(DataError, match="request b: 61 tokens .* do not fit .* which holds 60"):
+        generator.add_request("b", [5] * 21, greedy(40))
+
+
 def test_abort_gives_the_partial_response_and_leaves_the_others_alone():
     model, prompts = random_model(), random_prompts(4)
     generator = Generator(model, eos_token_ids=[], max_num_seqs=3)
@@ -216,16 +232,18 @@ def test_abort_gives_the_partial_response_and_leaves_the_others_alone():
     }
 
 
-def test_an_aborted_request_continues_where_it_was():
+@pytest.mark.parametrize("params", [{"temperature": 0}, {"seed": 5, "repetition_penalty": 1.1}])
+def test_an_aborted_request_goes_on_as_if_it_had_not_been_interrupted(params):
     model, prompt = random_model(), [9, 4, 33, 20]
     generator = Generator(model, eos_token_ids=[])
-    generator.add_request("a", prompt, greedy(20))
+    (whole,) = run(generator, [prompt], SamplingParams(max_tokens=20, **params))
+    generator.add_request("a", prompt, SamplingParams(max_tokens=20, **params))
     for _ in range(8):
         generator.step()
     (part,) = generator.abort_request()
     assert not generator.has_unfinished_requests()
-    (rest,) = run(generator, [prompt + part.token_ids], greedy(20 - len(part.token_ids)))
-    assert part.token_ids + rest.token_ids == greedy_reference(model, prompt, 20)
+    (rest,) = run(generator, [prompt + part.token_ids], SamplingParams(max_tokens=20 - len(part.token_ids), **params))
+    assert part.token_ids + rest.token_ids == whole.token_ids
 
 
 def test_stop_tokens_end_a_response_and_belong_to_it():
