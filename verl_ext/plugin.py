@@ -18,11 +18,13 @@ import wrapt
 logger = logging.getLogger(__name__)
 
 LAZY_REGISTRATIONS = {
+    "verl.checkpoint_engine.base": "verl_ext.rollout.object_store_engine",
     "verl.experimental.agent_loop.agent_loop": "verl_ext.rollout.seeded_agent_loop",
     "verl.experimental.reward_loop.reward_manager": "verl_ext.reward.manager",
     "verl.trainer.ppo.core_algos": "verl_ext.trainer.online.algorithm",
     "verl.trainer.ppo.v1.trainer_separate_async": "verl_ext.trainer.online.modes",
     "verl.workers.engine": "verl_ext.engine.register",
+    "verl.workers.rollout.replica": "verl_ext.rollout.register",
 }
 """verl module that owns a registry -> our module whose import fills it."""
 

@@ -13,7 +13,15 @@ from transformers import PreTrainedModel
 from verl_ext.errors import ConfigError, DataError
 from verl_ext.rollout.kv_cache import SlotCache
 from verl_ext.rollout.packed_attention import Segment, StepPlan, packed_steps
-from verl_ext.rollout.sampling import FinishReason, Generation, SamplingParams, TokenStream, draw_tokens
+from verl_ext.rollout.sampling import (
+    SEED_LIMIT,
+    FinishReason,
+    Generation,
+    SamplingParams,
+    TokenStream,
+    draw_tokens,
+    mix,
+)
 
 SHORTEST_SHARED_PREFIX = 8
 """Fewer common tokens than this are computed again: looking for them and waiting for them would cost more."""
@@ -32,6 +40,11 @@ class _Request:
     computed: int = 0
     """How many of its tokens are in its slot of the cache."""
     log_probs: list[float] = field(default_factory=list)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of prompt and response, if it does not stop early."""
+        return self.prompt_length + self.stream.params.max_tokens
 
     def add_token(self, token_id: int, log_prob: float) -> None:
         self.tokens.append(token_id)
@@ -72,6 +85,8 @@ class Generator:
         max_model_len: most tokens of prompt and response together; default and limit: what the model was made for.
         vocab_size: forbid token ids from here on (rows of the embedding that the tokenizer has no token for).
         max_num_batched_tokens: most tokens of a step, beyond the one of each request that is under way.
+        max_cache_bytes: most memory for keys and values, but for the rounding by which it grows (up to a quarter). A
+            request waits until it and those that run fit at their full length; None: no limit.
         seed: of the random streams of requests that bring none.
 
     Raises:
@@ -87,6 +102,7 @@ class Generator:
         max_model_len: int | None = None,
         vocab_size: int | None = None,
         max_num_batched_tokens: int = 2048,
+        max_cache_bytes: int | None = None,
         seed: int = 0,
     ) -> None:
         if max_num_seqs < 1:
@@ -99,11 +115,13 @@ class Generator:
         self.eos_token_ids = frozenset(eos_token_ids)
         self.max_model_len = _context_length(model, max_model_len)
         _require_full_attention(model, self.max_model_len)
+        self._max_cache_tokens = None if max_cache_bytes is None else max_cache_bytes // _cache_bytes_per_token(model)
         self._vocab_size = model.get_output_embeddings().weight.shape[0]
         self._allowed_vocab = self._vocab_size if vocab_size is None else vocab_size
         if not 0 < self._allowed_vocab <= self._vocab_size:
             raise ConfigError("vocab_size", given=vocab_size, expected=f"1 to {self._vocab_size}, what the model has")
-        self._next_seed = seed
+        # Spread, so that generators with neighbouring seeds do not hand the same ones to their requests.
+        self._next_seed = mix(seed) % SEED_LIMIT
         self._weights = 0
         self._cache = SlotCache(model.config.get_text_config().num_hidden_layers)
         self._waiting: deque[_Request] = deque()
@@ -115,7 +133,8 @@ class Generator:
         """Queue a request. A response that would not fit into `max_model_len` ends there with reason "length".
 
         Raises:
-            DataError: an empty prompt, one that leaves no room for a token, or one with ids that the model has not.
+            DataError: an empty prompt, one that leaves no room for a token, one with ids that the model has not, or a
+                request that alone would need more than `max_cache_bytes`.
             ValueError: a request of that id has not ended yet.
         """
         if request_id in self._ids:
@@ -131,7 +150,13 @@ class Generator:
             )
         if not 0 <= min(tokens) <= max(tokens) < self._vocab_size:
             raise DataError(f"request {request_id}: the prompt has token ids outside 0 to {self._vocab_size - 1}")
-        self._waiting.append(self._new_request(request_id, tokens, params, room))
+        request = self._new_request(request_id, tokens, params, room)
+        if self._max_cache_tokens is not None and request.longest > self._max_cache_tokens:
+            raise DataError(
+                f"request {request_id}: {request.longest} tokens of prompt and response do not fit into the memory for "
+                f"keys and values, which holds {self._max_cache_tokens}"
+            )
+        self._waiting.append(request)
         self._ids.add(request_id)
 
     def has_unfinished_requests(self) -> bool:
@@ -140,7 +165,7 @@ class Generator:
     @torch.inference_mode()
     def step(self) -> list[Generation]:
         """Compute one step; returns the requests that it ended. Without requests it does nothing."""
-        while self._waiting and len(self._running) < self.max_num_seqs:
+        while self._waiting and self._fits(self._waiting[0]):
             self._running.append(self._waiting.popleft())
         if not self._running:
             return []
@@ -200,12 +225,19 @@ class Generator:
         seed = params.seed
         if seed is None:
             seed = self._next_seed
-            self._next_seed += 1
+            self._next_seed = (seed + 1) % SEED_LIMIT
         stream = TokenStream(
             params, seed=seed, prompt_ids=tokens, vocab_size=self._vocab_size, device=self.model.device
         )
         eos = frozenset() if params.ignore_eos else self.eos_token_ids
         return _Request(request_id, tokens, len(tokens), stream, eos | frozenset(params.stop_token_ids))
+
+    def _fits(self, request: _Request) -> bool:
+        """Whether a request can run beside those that do; the slots of the cache are all as long as the longest."""
+        slots = len(self._running) + 1
+        if self._max_cache_tokens is None or slots > self.max_num_seqs:
+            return slots <= self.max_num_seqs
+        return slots * max(other.longest for other in [request, *self._running]) <= self._max_cache_tokens
 
     def _schedule(self) -> list[Segment]:
         """The tokens of this step: one of each request under way, and new prompts as far as the budget goes."""
@@ -291,6 +323,13 @@ def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
         if one != other:
             return position
     return min(len(first), len(second))
+
+
+def _cache_bytes_per_token(model: PreTrainedModel) -> int:
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
 
 
 def _context_length(model: PreTrainedModel, asked: int | None) -> int:

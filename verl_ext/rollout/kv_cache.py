@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 CAPACITY_STEP = 64
@@ -42,8 +43,11 @@ class SlotCache:
     def __init__(self, layers: int) -> None:
         self.layers = [LayerSlots() for _ in range(layers)]
 
+    @torch.inference_mode()  # what the steps wrote there may not be changed outside
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` columns of a slot into another, which need not exist yet."""
+        if length == 0:
+            return
         for layer in self.layers:
             layer.reserve(target + 1, length, layer.keys)
             layer.keys[target, :, :length] = layer.keys[source, :, :length]

@@ -49,7 +49,8 @@ class SamplingParams:
     ignore_eos: bool = False
     """Go on past the model's own end tokens (for measurements); `stop_token_ids` still end."""
     seed: int | None = None
-    """Of this request's own random stream; None takes the next one of the generator's."""
+    """Of this request's own random numbers, one for each position after the prompt: a response that was interrupted and
+    is continued as part of the prompt goes on with the numbers it would have had. None: the generator's next seed."""
 
     def __post_init__(self) -> None:
         def require(holds: bool, name: str, expected: str) -> None:
@@ -62,7 +63,11 @@ class SamplingParams:
         )
         require(_is_number(self.top_p) and 0 < self.top_p <= 1, "top_p", "a number above 0 and at most 1")
         require(_is_int(self.top_k) and self.top_k >= -1, "top_k", "a whole number of at least 1, or -1 or 0 for off")
-        require(_is_number(self.repetition_penalty) and self.repetition_penalty > 0, "repetition_penalty", "above 0")
+        require(
+            _is_number(self.repetition_penalty) and self.repetition_penalty > 0,
+            "repetition_penalty",
+            "a number above 0",
+        )
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         require(all(_is_int(token) and token >= 0 for token in self.stop_token_ids), "stop_token_ids", "token ids")
         require(
@@ -93,7 +98,7 @@ class TokenStream:
     Args:
         params: of the request.
         seed: of the random stream.
-        prompt_ids: what the repetition penalty has seen before the first token.
+        prompt_ids: what the repetition penalty has seen before the first token; the stream begins after it.
         vocab_size: of the logits.
         device: where the logits will be.
     """
@@ -102,7 +107,7 @@ class TokenStream:
         self, params: SamplingParams, *, seed: int, prompt_ids: Sequence[int], vocab_size: int, device: torch.device
     ) -> None:
         self.params = params
-        self._state = _mix(seed)
+        self._state = mix(seed) + len(prompt_ids) * GOLDEN_GAMMA
         self._seen: Tensor | None = None  # (vocab_size,) bool
         if params.repetition_penalty != 1.0:
             self._seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
@@ -115,7 +120,7 @@ class TokenStream:
     def uniform(self) -> float:
         """The next number of the stream, in [0, 1), by splitmix64 (Steele, Lea and Flood, OOPSLA 2014)."""
         self._state = (self._state + GOLDEN_GAMMA) % 2**64
-        return (_mix(self._state) >> 11) * 2.0**-53
+        return (mix(self._state) >> 11) * 2.0**-53
 
     def penalize(self, logits: Tensor) -> None:
         """Apply the repetition penalty in place to this request's logits, shape (vocab,)."""
@@ -167,6 +172,13 @@ def draw_tokens(logits: Tensor, streams: Sequence[TokenStream]) -> tuple[list[in
     return drawn, chosen.tolist()
 
 
+def mix(word: int) -> int:
+    """The finaliser of splitmix64, 64 bits to 64 bits: neighbouring words end up with nothing in common."""
+    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    word = (word ^ (word >> 27)) * 0x94D049BB133111EB % 2**64
+    return word ^ (word >> 31)
+
+
 def _keep_likely(logits: Tensor, top_k: int, top_p: float) -> None:
     """Forbid, in place, all but the tokens that top-k and then top-p keep; logits of shape (vocab,)."""
     vocab_size = logits.shape[-1]
@@ -198,13 +210,6 @@ def _invert(log_probs: Tensor, numbers: Tensor) -> Tensor:
     # Rounding must not carry a number just below 1 to the total, where no token is.
     points = torch.minimum(numbers.unsqueeze(-1) * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, points, right=True).squeeze(-1)
-
-
-def _mix(word: int) -> int:
-    """The finaliser of splitmix64: neighbouring words end up with nothing in common."""
-    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-    word = (word ^ (word >> 27)) * 0x94D049BB133111EB % 2**64
-    return word ^ (word >> 31)
 
 
 def _is_int(value: object) -> bool:

@@ -1,0 +1,103 @@
+"""Weights from trainers to servers of their own through Ray's object store: one machine or several, no GPU.
+
+verl's engines for this (`nccl`, `hccl`, `nixl`, ...) need an accelerator or a transport that a plain machine has not.
+`actor_rollout_ref.rollout.checkpoint_engine.backend=ray_object_store` puts each bucket once into the store, which is
+shared memory on the machine and fetches it once to every other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import ray
+import torch
+from ray.actor import ActorHandle
+from verl.checkpoint_engine.base import CheckpointEngine, CheckpointEngineRegistry
+from verl.workers.rollout.utils import ensure_async_iterator
+
+from verl_ext.rollout.weights import pack_buckets
+
+NAME = "ray_object_store"
+BUCKETS_AHEAD = 2
+"""Buckets in the store that some receiver has not finished with; the sender waits for the slowest."""
+
+
+class BucketMailbox:
+    """Hands references to buckets from one sender to several receivers, in order.
+
+    Args:
+        receivers: how many.
+    """
+
+    def __init__(self, receivers: int) -> None:
+        self._queues: list[asyncio.Queue] = [asyncio.Queue(maxsize=BUCKETS_AHEAD) for _ in range(receivers)]
+
+    async def post(self, boxed: list[ray.ObjectRef] | Exception | None) -> None:
+        """Hand out a boxed reference; None: there are no more; an error: there will be no more."""
+        await asyncio.gather(*[queue.put(boxed) for queue in self._queues])
+
+    async def take(self, receiver: int) -> list[ray.ObjectRef] | Exception | None:
+        """What comes next for a receiver."""
+        return await self._queues[receiver].get()
+
+
+@CheckpointEngineRegistry.register(NAME)
+class RayObjectStoreEngine(CheckpointEngine):
+    """One end of the transfer.
+
+    Args:
+        bucket_size: in bytes.
+        is_master: whether this rank of the trainer sends; the others only help to gather.
+    """
+
+    def __init__(self, bucket_size: int, is_master: bool = False) -> None:
+        self.bucket_size = bucket_size
+        self.is_master = is_master
+        self._mailbox: ActorHandle | None = None
+        self._receiver = -1
+
+    def prepare(self) -> str:
+        """The machine of this process, where the mailbox goes if it is the sender's."""
+        return ray.get_runtime_context().get_node_id()
+
+    @classmethod
+    def build_topology(
+        cls, actor_wg_world_size: int, rollout_world_size: int, metadata: list[str]
+    ) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+        """Give all of them one mailbox, and each receiver its number."""
+        mailbox = ray.remote(BucketMailbox).options(num_cpus=0).remote(rollout_world_size)
+        senders = {"mailbox": [mailbox] * actor_wg_world_size, "receiver": [-1] * actor_wg_world_size}
+        receivers = {"mailbox": [mailbox] * rollout_world_size, "receiver": list(range(rollout_world_size))}
+        return senders, receivers
+
+    def init_process_group(self, mailbox: ActorHandle, receiver: int) -> None:
+        self._mailbox, self._receiver = mailbox, receiver
+
+    def finalize(self) -> None:
+        """Forget the mailbox, which ends with the last one who knows it."""
+        self._mailbox = None
+
+    @torch.no_grad()
+    async def send_weights(self, weights: Iterable[tuple[str, torch.Tensor]], global_steps: int | None = None) -> None:
+        """Send the weights; see `CheckpointEngine`."""
+        if not self.is_master:
+            async for _ in ensure_async_iterator(weights):
+                pass
+            return
+        try:
+            async for bucket in pack_buckets(weights, bucket_bytes=self.bucket_size):
+                await self._mailbox.post.remote([ray.put(bucket)])
+        except Exception as error:
+            await self._mailbox.post.remote(RuntimeError(f"the trainer could not send its weights: {error}"))
+            raise
+        await self._mailbox.post.remote(None)
+
+    async def receive_weights(self, global_steps: int | None = None) -> AsyncIterator[tuple[str, torch.Tensor]]:
+        """Yield the weights; see `CheckpointEngine`. They are views of the object store: not to be written to."""
+        while (boxed := await self._mailbox.take.remote(self._receiver)) is not None:
+            if isinstance(boxed, Exception):
+                raise boxed
+            for packed in await boxed[0]:
+                yield packed.name, packed.unpack()
