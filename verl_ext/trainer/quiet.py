@@ -21,11 +21,12 @@ def quiet_libraries() -> None:
     """Call before verl and transformers are imported."""
     logger.setLevel(os.environ.get("VERL_EXT_LOG_LEVEL", "INFO"))
     os.environ.setdefault("VERL_LOGGING_LEVEL", "WARN")
-    os.environ.setdefault("TQ_LOGGING_LEVEL", "ERROR")  # TransferQueue
     # verl probes for engines nobody asked for; torch 2.13 renamed a collective that verl calls by its old name
     warnings.filterwarnings("ignore", message=".*engine is not available.*", category=UserWarning)
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*", category=FutureWarning)
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    # says at every access how many threads it takes
+    logging.getLogger("transfer_queue.utils.common").setLevel(logging.ERROR)
     if not sys.stderr.isatty():
         from transformers.utils import logging as transformers_logging
 

@@ -243,6 +243,11 @@ class Fitting:
 
 
 def _headline(metrics: dict[str, float]) -> str:
-    """Accuracy of the answers, loss, length and seconds, of those that a step has."""
-    names = {"reward/acc": "acc", "actor/pg_loss": "loss", "response_length/mean": "tokens", "perf/time_per_step": "s"}
+    """Accuracy of the answers, gradient norm, length and seconds, of those that a step has."""
+    names = {
+        "reward/acc": "acc",
+        "actor/grad_norm": "gradient",
+        "response_length/mean": "tokens",
+        "perf/time_per_step": "s",
+    }
     return ", ".join(f"{short} {metrics[name]:.3g}" for name, short in names.items() if name in metrics)
