@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from verl_ext.trainer.exits import TrainingDivergedError
 from verl_ext.trainer.interruption import Interruption
 from verl_ext.trainer.online.generations import read_answers, write_lines
 from verl_ext.trainer.online.group_files import get_groups, put_groups, waiting_groups
-from verl_ext.trainer.online.groups import Acceptance, NoGroupsError
+from verl_ext.trainer.online.groups import NoGroupsError
 from verl_ext.trainer.online.health import ActorWatch
 from verl_ext.trainer.online.validation import validation_metrics
 from verl_ext.trainer.run_log import RunLog
@@ -153,7 +152,7 @@ class Fitting:
         sampling = json.loads((self.checkpoint.path / SAMPLING_FILE).read_text())
         self.prompts.position = sampling["position"]
         self._in_flight = sampling["in_flight"]
-        self.replay_buffer.acceptance = Acceptance(**sampling["acceptance"])
+        self.replay_buffer.restore(sampling["buffer"])
         groups = put_groups((self.checkpoint.path / SURPLUS_FILE).read_text().splitlines())
         self._restored_tq_prompt_count = groups + len(self._in_flight)
 
@@ -167,7 +166,7 @@ class Fitting:
         sampling = {
             "position": self.prompts.position,
             "in_flight": sorted(int(uid) for uid in in_flight),
-            "acceptance": asdict(self.replay_buffer.acceptance),
+            "buffer": self.replay_buffer.state(),
         }
         files = {SAMPLING_FILE: json.dumps(sampling, indent=2), SURPLUS_FILE: "".join(get_groups(done))}
         path = self.actor_rollout_wg.save(self.global_steps, self.progress, files)[0]

@@ -11,7 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from transfer_queue import KVBatchMeta
@@ -72,6 +72,13 @@ class _Watching:
 
     check_workers: Callable[[], None] = staticmethod(lambda: None)
 
+    def state(self) -> dict[str, float]:
+        """What a checkpoint keeps beside the groups themselves."""
+        return {}
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Take up what `state` said."""
+
     def _require_no_failures(self, partition_id: str, dispatched: int) -> None:
         failed = len(self.failure_keys[partition_id])
         if failed > (MAX_FAILED_SHARE * dispatched if partition_id == "train" else 0):
@@ -111,6 +118,12 @@ class GroupBuffer(_Watching, ReplayBuffer):
         super().__init__(train_batch_size=train_batch_size, gen_batch_size=1, **verl_arguments)
         self.options = options
         self.acceptance = Acceptance(usable=float(train_batch_size), generated=float(options.gen_batch_size))
+
+    def state(self) -> dict[str, float]:
+        return asdict(self.acceptance)
+
+    def restore(self, state: dict[str, float]) -> None:
+        self.acceptance = Acceptance(**state)
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, float]]:
         """The groups of a step, generated as needed; or of a validation, whose prompts are under way already.
