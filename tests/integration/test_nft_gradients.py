@@ -19,12 +19,16 @@ TOLERANCE = 1e-6
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory) -> Path:
-    """Two groups of eight without old log-probs (on-policy), three groups of 3 to 6 with some that are far off."""
+    """Two groups of eight without old log-probs (on-policy), and three with some that are far off.
+
+    Those three have 2, 4 and 2 responses: in micro-batches of 8 on two ranks, the second rank has nothing but fillers.
+    """
     folder = tmp_path_factory.mktemp("nft_gradients")
     save_tiny_model(folder / "model")
     write_json_lines(folder / "even.jsonl", rollout_rows(2, responses=(8, 8)))
     tokenizer, generator = byte_tokenizer(), random.Random(0)
-    rows = rollout_rows(3, seed=1)
+    rows = rollout_rows(3, responses=(2, 4), seed=3)
+    assert [len(row["responses"]) for row in rows] == [2, 4, 2]
     for row in rows:
         row["response_ids"] = [tokenizer(text)["input_ids"] for text in row["responses"]]
         row["old_log_probs"] = [[-6 + generator.gauss(0, 1) for _ in ids] for ids in row["response_ids"]]

@@ -51,7 +51,7 @@ def arguments(model_folder, rollouts, val_rollouts):
         return nft_arguments(
             *(model_folder, rollouts, folder, f"data.val_rollouts={val_rollouts}", f"objective.eps={EPS}"),
             *(f"data.temperature={TEMPERATURE}", f"trainer.total_epochs={EPOCHS}", "trainer.save_freq=2"),
-            *("trainer.test_freq=4", "optim.weight_decay=0.1", *more),
+            *("trainer.test_freq=4", "optim.weight_decay=0.1", "trainer.log_entropy=True", *more),
         )
 
     return of
@@ -68,6 +68,13 @@ def log_probs_of(model, row) -> torch.Tensor:
     """log pi of the response tokens at the temperature of the run."""
     log_probs = (model(input_ids=row["input_ids"][None]).logits[0, :-1] / TEMPERATURE).log_softmax(-1)
     return log_probs.gather(-1, row["input_ids"][1:, None])[:, 0][row["loss_mask"][1:].bool()]
+
+
+@torch.no_grad()
+def entropies_of(model, row) -> torch.Tensor:
+    """Entropy of the distribution that each response token was predicted from, at the temperature of the run."""
+    logits = model(input_ids=row["input_ids"][None]).logits[0, :-1] / TEMPERATURE
+    return torch.distributions.Categorical(logits=logits).entropy()[row["loss_mask"][1:].bool()]
 
 
 def plain_losses(model, row, old) -> torch.Tensor:
@@ -95,6 +102,7 @@ def plain_loop(model_folder, rollouts, val_rollouts):
         optimizer.param_groups[0]["lr"] = 1e-3 * min(step / 2, 1.0)
         rows = [row for group in batches.of_step(step) for row in data.rows_of(group)]
         losses = [plain_losses(model, data.row(row), old[row]) for row in rows]
+        entropy = torch.cat([entropies_of(model, data.row(row)) for row in rows]).mean().item()
         loss = torch.cat(losses).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -109,6 +117,7 @@ def plain_loop(model_folder, rollouts, val_rollouts):
                 "train/negative_loss": torch.cat([x for x, r in zip(losses, right, strict=True) if not r])
                 .mean()
                 .item(),
+                "train/entropy": entropy,
                 "train/positive_share": sum(right) / len(right),
                 "train/responses": len(rows),
                 "train/tokens": sum(data.length_of(row) for row in rows),

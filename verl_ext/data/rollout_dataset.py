@@ -53,6 +53,7 @@ class RolloutDataset:
         self._input_ids: list[np.ndarray] = []
         self._prompt_lengths: list[int] = []
         self._correct: list[bool] = []
+        self._groups: list[int] = []
         self._first_rows: list[int] = []
         self._sources: list[tuple[int, int]] = []
         given: list[np.ndarray] = []
@@ -103,14 +104,13 @@ class RolloutDataset:
         if self.old_log_probs is not None:
             first, last = self._first_response_tokens[row : row + 2]
             old_log_probs[start:] = torch.from_numpy(self.old_log_probs[first:last])
-        group = int(np.searchsorted(self._first_rows, row, side="right")) - 1
         return {
             "input_ids": input_ids,
             "position_ids": torch.arange(len(input_ids)),
             "loss_mask": mask,
             "old_log_probs": old_log_probs,
             "correct": torch.tensor([float(self._correct[row])]),
-            "correct_rate": torch.tensor([self.correct_rates[group]]),
+            "correct_rate": torch.tensor([self.correct_rates[self._groups[row]]]),
         }
 
     def filler(self) -> dict[str, Tensor]:
@@ -188,6 +188,7 @@ class RolloutDataset:
             self._input_ids.append(np.array(prompt + response, dtype=np.int32))
             self._prompt_lengths.append(len(prompt))
             self._correct.append(rollout.correct[i])
+            self._groups.append(len(self._first_rows))
             if rollout.old_log_probs is not None:
                 given.append(np.array(rollout.old_log_probs[i][: len(response)], dtype=np.float32))
         if self.num_rows == first:

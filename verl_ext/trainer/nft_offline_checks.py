@@ -43,6 +43,8 @@ def check_config(config: DictConfig, *, defaults: DictConfig, world_size: int) -
     temperature = config.data.temperature
     if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
         raise ConfigError("data.temperature", given=temperature, expected="a positive number")
+    if not isinstance(config.trainer.log_entropy, bool):
+        raise ConfigError("trainer.log_entropy", given=config.trainer.log_entropy, expected="True or False")
 
 
 def check_groups(config: DictConfig, num_groups: int) -> None:

@@ -40,7 +40,8 @@ def nft_offline_loss(
                         own: the mean over ranks of sums over a rank, so its scale depends on tokens and on ranks
 
     Args:
-        model_output: "log_probs", jagged (rows, tokens): entry t is log pi of token t + 1, fp32 or wider.
+        model_output: "log_probs", jagged (rows, tokens): entry t is log pi of token t + 1, fp32 or wider. If there is
+            "entropy", laid out alike, its sum is returned too, as `sum_entropy`.
         data: a micro-batch of `RolloutDataset` rows, with verl's batch_num_tokens and dp_size, and with num_responses.
         dp_group: unused; part of verl's interface.
         settings: of the objective.
@@ -69,7 +70,11 @@ def nft_offline_loss(
     else:
         loss = sum_loss / PUBLISHED_SCALE if settings.ratio == "token" else response_losses.sum()
     statistics = nft_statistics(losses.detach(), *given, learned, settings).cpu()
-    return loss, sums_for_log(sum_loss, log_probs, learned) | {"statistics": statistics}
+    sums = sums_for_log(sum_loss, log_probs, learned) | {"statistics": statistics}
+    if "entropy" in model_output:
+        entropy = _padded(model_output["entropy"].values().detach(), offsets)
+        sums["sum_entropy"] = torch.where(learned, entropy, 0.0).sum().item()
+    return loss, sums
 
 
 def _padded(values: Tensor, offsets: Tensor) -> Tensor:

@@ -39,7 +39,9 @@ class NFTOfflineTrainer(SupervisedTrainer):
     ranks and in whichever micro-batches its responses end up.
     """
 
-    sum_names = NFT_SUM_NAMES
+    @property
+    def sum_names(self) -> tuple[str, ...]:
+        return (*NFT_SUM_NAMES, "sum_entropy") if self.config.trainer.log_entropy else NFT_SUM_NAMES
 
     def _loss_function(self) -> Callable:
         objective = self.config.objective
@@ -81,7 +83,10 @@ class NFTOfflineTrainer(SupervisedTrainer):
         }
 
     def _means(self, sums: dict[str, Any]) -> dict[str, float]:
-        return token_means(sums) | nft_metrics(sums["statistics"])
+        means = token_means(sums) | nft_metrics(sums["statistics"])
+        if "sum_entropy" in sums:
+            means["entropy"] = sums["sum_entropy"] / max(sums["num_tokens"], 1.0)
+        return means
 
     def _validation_rows(self) -> int:
         return self.val_dataset.num_rows
@@ -91,7 +96,12 @@ class NFTOfflineTrainer(SupervisedTrainer):
 
     def _batch(self, rows: list[dict[str, Tensor]]) -> TensorDict:
         data = super()._batch(rows)
-        tu.assign_non_tensor(data, temperature=self.config.data.temperature, num_responses=len(rows))
+        tu.assign_non_tensor(
+            data,
+            temperature=self.config.data.temperature,
+            calculate_entropy=self.config.trainer.log_entropy,
+            num_responses=len(rows),
+        )
         return data
 
     def _before_first_step(self) -> bool:
@@ -153,7 +163,7 @@ class NFTOfflineTrainer(SupervisedTrainer):
             if self.interruption.agreed(self.device_name):
                 return None
             data = self._batch([dataset.filler() if row is None else dataset.row(row) for row in rows])
-            tu.assign_non_tensor(data, compute_loss=False)
+            tu.assign_non_tensor(data, compute_loss=False)  # all else as in training, so that R starts at 1
             output = self.training_client.infer_batch(data)
             if self._is_collecting:
                 for row, log_probs in zip(rows, output["log_probs"].unbind(), strict=True):
