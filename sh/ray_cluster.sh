@@ -96,6 +96,8 @@ esac
 
 case $role in
 head)
+    # `ray job stop` sends SIGTERM and, this many seconds later, SIGKILL: time to finish a step and save.
+    export RAY_JOB_STOP_WAIT_TIME_S=${RAY_JOB_STOP_WAIT_TIME_S:-1800}
     [[ $RAY_AUTH_MODE != token || -n ${RAY_AUTH_TOKEN:-} ]] || ray get-auth-token --generate >/dev/null 2>&1
     start "${NODE:-head}" --head --port="$port" --include-dashboard=true --dashboard-host=0.0.0.0 \
         --dashboard-port="${DASHBOARD_PORT:-8265}" ${RAY_TMPDIR:+--temp-dir="$RAY_TMPDIR"}

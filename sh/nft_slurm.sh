@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=nft
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --exclusive
+#SBATCH --time=24:00:00
+#SBATCH --signal=B:TERM@300
+#SBATCH --output=%x-%j.log
+# Online training on the nodes of a Slurm allocation:
+#
+#   sbatch --nodes=N sh/nft_slurm.sh key=value ...
+#
+# What sbatch is given wins over the lines above. GPUs per node are taken from the allocation. When the time is over
+# the trainer saves (exit code 75) and the job is submitted again; it continues from there.
+set -euo pipefail
+
+root=${SLURM_SUBMIT_DIR:-$PWD}
+[[ -f $root/sh/env.sh ]] || {
+    echo "nft_slurm.sh: submit it from the repository's root" >&2
+    exit 2
+}
+source "$root/sh/env.sh"
+port=${RAY_PORT:-6379}
+gpus=${SLURM_GPUS_ON_NODE:?no GPUs in this allocation}
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+head_ip=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname -I | awk '{print $1}')
+export RAY_AUTH_MODE=token STATE_DIR=${TMPDIR:-/tmp}/verl_ext_ray_$SLURM_JOB_ID RAY_PORT=$port NUM_GPUS=$gpus
+RAY_AUTH_TOKEN=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
+export RAY_AUTH_TOKEN
+
+# srun ends what it started when the job ends; `sleep infinity` keeps the step, and with it the node, alive.
+srun --nodes=1 --ntasks=1 --nodelist="$head" bash -c "bash '$root/sh/ray_cluster.sh' head && sleep infinity" &
+sleep 20
+if ((SLURM_JOB_NUM_NODES > 1)); then
+    srun --nodes=$((SLURM_JOB_NUM_NODES - 1)) --ntasks=$((SLURM_JOB_NUM_NODES - 1)) --exclude="$head" \
+        bash -c "bash '$root/sh/ray_cluster.sh' worker '$head_ip:$port' && sleep infinity" &
+fi
+
+RAY_ADDRESS=$head_ip:$port python -m verl_ext.trainer.fsdp_nft_trainer \
+    trainer.nnodes="$SLURM_JOB_NUM_NODES" trainer.n_gpus_per_node="$gpus" "$@" &
+trainer=$!
+trap 'kill -TERM $trainer' TERM
+# wait returns early, with 143, when the signal comes: wait again for the trainer's own end
+while true; do
+    code=0
+    wait $trainer || code=$?
+    kill -0 $trainer 2>/dev/null || break
+done
+if ((code == 75)); then
+    sbatch --nodes="$SLURM_JOB_NUM_NODES" "$root/sh/nft_slurm.sh" "$@"
+fi
+exit "$code"
