@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -132,15 +131,12 @@ def canonical_name(benchmark: str) -> str:
     return ALIASES.get(given, given) or path.stem
 
 
-def load_problems(
-    benchmark: str, *, data_dir: str | None = None, num_problems: int | None = None, data_source: str | None = None
-) -> list[Problem]:
+def load_problems(benchmark: str, *, data_dir: str | None = None, data_source: str | None = None) -> list[Problem]:
     """Problems of a benchmark, in the order of its file.
 
     Args:
         benchmark: a name of `BENCHMARKS`, an alias, a file, or `NAME:PATH` (which reads a file of that benchmark's form).
         data_dir: where benchmarks are taken from instead of the hub: `NAME.jsonl` or `NAME/test.jsonl`, or parquet.
-        num_problems: only so many, from the first on.
         data_source: by which rule a file of one's own is graded that does not say so itself.
 
     Raises:
@@ -158,7 +154,7 @@ def load_problems(
     else:
         where, rows = known.hub_id, _hub_rows(known)
     problems = []
-    for index, row in enumerate(islice(rows, num_problems)):
+    for index, row in enumerate(rows):
         try:
             problems.append(_problem(name, index, row, known, data_source))
         except _NoGold as error:

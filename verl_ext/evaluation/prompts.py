@@ -100,8 +100,9 @@ class Prompt:
     """What the model is asked."""
 
     text: str
-    token_ids: tuple[int, ...]
-    """The text as this tokenizer reads it, with its beginning of text where the template does not write it itself."""
+    token_ids: tuple[int, ...] | None
+    """The text as this tokenizer reads it, with its beginning of text where the template does not write it itself; None
+    without a tokenizer."""
     messages: tuple[Mapping[str, str], ...] = ()
     """The chat, where there is one: for an endpoint that renders it itself."""
 
@@ -128,31 +129,35 @@ class PromptOptions:
 
 @dataclass
 class PromptBuilder:
-    """Renders problems with one tokenizer.
+    """Renders problems with one tokenizer, or without one for an endpoint that renders and reads them itself.
 
     Raises:
         ConfigError: `chat`, and the tokenizer has no chat template, or none that knows thinking.
     """
 
     options: PromptOptions
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerBase | None
     stop: tuple[str, ...] = field(init=False)
     """Texts that end a response."""
     stop_token_ids: tuple[int, ...] = field(init=False)
     """Tokens that end a response, besides the model's own."""
 
     def __post_init__(self) -> None:
-        template = self.tokenizer.chat_template
+        vocabulary = {}
+        if self.tokenizer is not None:
+            self._check_template(self.tokenizer.chat_template)
+            vocabulary = self.tokenizer.get_added_vocab()
+        self.stop_token_ids = tuple(vocabulary[text] for text in TURN_ENDS if text in vocabulary)
+        own = () if self.options.prompt_type == CHAT else PROMPT_TYPES[self.options.prompt_type].stop
+        self.stop = (*(text for text in TURN_ENDS if text not in vocabulary), *own)
+
+    def _check_template(self, template: object) -> None:
         if self.options.prompt_type == CHAT and not template:
             raise ConfigError("prompt_type", given=CHAT, expected="another one: the tokenizer has no chat template")
         if self.options.thinking is not None and "enable_thinking" not in str(template):
             raise ConfigError(
                 "thinking", given=self.options.thinking, expected="null: the chat template has no such switch"
             )
-        vocabulary = self.tokenizer.get_added_vocab()
-        self.stop_token_ids = tuple(vocabulary[text] for text in TURN_ENDS if text in vocabulary)
-        own = () if self.options.prompt_type == CHAT else PROMPT_TYPES[self.options.prompt_type].stop
-        self.stop = (*(text for text in TURN_ENDS if text not in vocabulary), *own)
 
     def build(self, problem: Problem) -> Prompt:
         """The prompt of a problem.
@@ -162,11 +167,18 @@ class PromptBuilder:
         """
         if self.options.prompt_type != CHAT:
             text = PROMPT_TYPES[self.options.prompt_type].text(problem.question)
-            return Prompt(text, tuple(self.tokenizer(text)["input_ids"]))
+            return Prompt(text, self._read(text, add_special_tokens=True))
         messages = self._messages(problem)
+        if self.tokenizer is None:
+            text = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+            return Prompt(text, None, tuple(messages))
         text = self._render(problem, messages)
-        token_ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return Prompt(text, tuple(token_ids), tuple(messages))
+        return Prompt(text, self._read(text, add_special_tokens=False), tuple(messages))
+
+    def _read(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...] | None:
+        if self.tokenizer is None:
+            return None
+        return tuple(self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
 
     def template_arguments(self) -> dict[str, Any]:
         """What the chat template is called with besides the messages."""

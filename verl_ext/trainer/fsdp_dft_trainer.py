@@ -55,10 +55,10 @@ def _run(arguments: list[str]) -> int:
     train_dataset, val_dataset = load_datasets(config)
     check_rows(config, len(train_dataset))
 
+    from verl_ext.run_folder import only_run_in
     from verl_ext.trainer.checkpointing import RunState, find_checkpoint
     from verl_ext.trainer.dft_trainer import DFTTrainer, TrainingDivergedError
     from verl_ext.trainer.interruption import INTERRUPTED_EXIT_CODE, Interruption
-    from verl_ext.trainer.run_folder import only_run_in
 
     state = RunState(
         num_rows=len(train_dataset),
@@ -69,7 +69,7 @@ def _run(arguments: list[str]) -> int:
         device=device,
     )
     checkpoint = find_checkpoint(config.trainer, state)
-    with only_run_in(config.trainer.default_local_dir), join_ranks(device):
+    with only_run_in(config.trainer.default_local_dir, key="trainer.default_local_dir"), join_ranks(device):
         trainer = DFTTrainer(config, train_dataset, val_dataset, state, checkpoint, Interruption())
         try:
             complete = trainer.fit()
