@@ -6,8 +6,8 @@ import os
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from verl_ext.cli import refuse_stray_blanks
 from verl_ext.errors import ConfigError, UnknownKeyError, UserError
@@ -15,81 +15,59 @@ from verl_ext.evaluation.prompts import BOXED, PromptOptions
 from verl_ext.reward.policy import POLICIES, GradingPolicy
 from verl_ext.rollout.sampling import SamplingParams
 
+DTYPES = ("auto", "bfloat16", "float16", "float32")
 ENGINES = ("vllm", "sglang", "openai", "transformers")
 DEFAULT_GRADER = "default"
 PAPER_BENCHMARKS = ("math500", "minerva_math", "olympiadbench", "aime24", "amc23")
+
+
+def _key(default: Any, meaning: str = "") -> Any:
+    """A key with its default and, for `--help`, what it means."""
+    return field(default=default, metadata={"help": meaning})
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """Keys of the steps `generate` and `score`; the first group is what a run is, and may not change when it goes on."""
 
-    model: str = ""
-    """A Hugging Face folder or hub id, a checkpoint of a trainer, or a LoRA adapter; for `engine=openai` also any name."""
-    prompt_type: str = "chat"
-    """A name of `prompts.PROMPT_TYPES`, or `chat`: the tokenizer's own template."""
-    system_prompt: str | None = None
-    """With `chat`: a system message, which may be empty; null leaves it to the template."""
-    instruction: str = "\n" + BOXED
-    r"""With `chat`: put behind each problem, `\n` for a new line."""
-    thinking: bool | None = None
-    """With `chat`: `enable_thinking` of the template; null leaves it to the template."""
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = -1
-    """-1 or 0: off."""
-    repetition_penalty: float = 1.0
-    max_tokens: int = 4096
-    """Most tokens of a response."""
-    fit_context: bool = False
-    """A response may end where the model's context does, as in the published runs; otherwise a context that is too
-    short is refused."""
-    seed: int = 0
-    engine: Literal["vllm", "sglang", "openai", "transformers"] = "vllm"
-    dtype: str = "auto"
-    """Of the weights: auto (the model's own), bfloat16, float16 or float32."""
+    model: str = _key("", "a Hugging Face folder or hub id, a trainer's checkpoint, a LoRA adapter")
+    prompt_type: str = _key("chat", "chat (the tokenizer's own template) or a published template by name")
+    system_prompt: str | None = _key(None, "with chat: a system message, may be empty; null leaves it to the template")
+    instruction: str = _key("\n" + BOXED, "with chat: put behind each problem")
+    thinking: bool | None = _key(None, "with chat: enable_thinking of the template; null leaves it to the template")
+    temperature: float = _key(1.0, "0 is greedy")
+    top_p: float = _key(1.0)
+    top_k: int = _key(-1, "-1 or 0 is off")
+    repetition_penalty: float = _key(1.0)
+    max_tokens: int = _key(4096, "most tokens of a response")
+    fit_context: bool = _key(False, "a response may end where the model's context does, as in the published runs")
+    seed: int = _key(0)
+    engine: str = _key("vllm", f"one of {', '.join(ENGINES)}")
+    dtype: str = _key("auto", f"of the weights: one of {', '.join(DTYPES)}")
 
-    output_dir: str = ""
-    benchmarks: tuple[str, ...] = PAPER_BENCHMARKS
-    """Names, or files (`PATH` or `NAME:PATH`), with commas between them."""
-    data_dir: str | None = None
-    """Where the files of the benchmarks are; null fetches them from the hub."""
-    data_source: str | None = None
-    """By which rule files of one's own are graded that do not say so (default: math)."""
-    num_problems: int | None = None
-    """Of each benchmark only so many, from the first on."""
-    n_samples: int = 1
-    """Of each problem."""
+    output_dir: str = _key("", "where everything goes")
+    benchmarks: tuple[str, ...] = _key(PAPER_BENCHMARKS, "names or files (PATH or NAME:PATH), with commas between them")
+    data_dir: str | None = _key(None, "where the benchmarks' files are; null fetches them from the hub")
+    data_source: str | None = _key(None, "by which rule files are graded that do not say so; null is math")
+    num_problems: int | None = _key(None, "of each benchmark only so many, from the first on")
+    n_samples: int = _key(1, "of each problem")
 
-    tokenizer: str | None = None
-    """Where it is not with the model."""
-    trust_remote_code: bool = False
-    max_num_seqs: int | None = None
-    """Sequences that are generated at a time (default: vllm and sglang choose, transformers 32, openai 64)."""
-    tensor_parallel_size: int = 1
-    """GPUs that share a model; the others hold further copies."""
-    gpu_memory_utilization: float = 0.9
-    base_url: str = "http://localhost:8000/v1"
-    """`engine=openai`: of the endpoint, without /completions."""
-    served_model: str | None = None
-    """`engine=openai`: the model's name there (default: the only one that is served)."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """`engine=openai`: the environment variable that holds the key."""
-    extra_params: bool = True
-    """`engine=openai`: send top_k and repetition_penalty, which vLLM and SGLang know and OpenAI itself refuses."""
-    request_timeout_s: float = 3600.0
-    """`engine=openai`: for one response."""
+    tokenizer: str | None = _key(None, "where it is not with the model")
+    trust_remote_code: bool = _key(False)
+    max_num_seqs: int | None = _key(None, "at a time; null: vllm and sglang choose, transformers 32, openai 64")
+    tensor_parallel_size: int = _key(1, "GPUs that share a model; the other GPUs hold further copies")
+    gpu_memory_utilization: float = _key(0.9, "vllm and sglang: share of a GPU's memory")
+    base_url: str = _key("http://localhost:8000/v1", "openai: the endpoint, without /completions")
+    served_model: str | None = _key(None, "openai: the model's name there; null: the only one that is served")
+    api_key_env: str = _key("OPENAI_API_KEY", "openai: the environment variable that holds the key")
+    extra_params: bool = _key(True, "openai: send top_k and others that vLLM and SGLang know and OpenAI refuses")
+    request_timeout_s: float = _key(3600.0, "openai: for one response")
 
-    grader: str = DEFAULT_GRADER
-    """default (each source's own choices), strict, published, or qwen (as the published harness)."""
-    grader_workers: int = 0
-    """Processes; 0: as many as there are cores, 8 at most."""
-    grader_timeout_s: float = 5.0
-    """For one answer."""
-    after_think: bool = False
-    """Grade only what follows the last `</think>`."""
-    rm_scores: str | None = None
-    """JSON lines with benchmark, problem, sample and score of a reward model, for rm@k."""
+    grader: str = _key("default", f"{DEFAULT_GRADER} (each source's own choices), {', '.join(POLICIES)}")
+    grader_workers: int = _key(0, "processes; 0: as many as there are cores, 8 at most")
+    grader_timeout_s: float = _key(5.0, "for one answer")
+    after_think: bool = _key(False, "grade only what follows the last </think>")
+    rm_scores: str | None = _key(None, "JSON lines with benchmark, problem, sample, score of a reward model, for rm@k")
 
     def __post_init__(self) -> None:
         def require(holds: bool, name: str, expected: str) -> None:
@@ -98,7 +76,7 @@ class EvaluationConfig:
 
         require(bool(self.output_dir), "output_dir", "a folder for the results")
         require(self.engine in ENGINES, "engine", f"one of {', '.join(ENGINES)}")
-        require(self.dtype in ("auto", "bfloat16", "float16", "float32"), "dtype", "auto, bfloat16, float16 or float32")
+        require(self.dtype in DTYPES, "dtype", f"one of {', '.join(DTYPES)}")
         require(self.n_samples >= 1, "n_samples", "1 or more")
         require(self.n_samples == 1 or self.temperature > 0, "n_samples", "1 at temperature 0, where all are the same")
         require(self.num_problems is None or self.num_problems >= 1, "num_problems", "1 or more, or null for all")
@@ -152,9 +130,8 @@ class EvaluationConfig:
         return self.grader_workers or min(os.cpu_count() or 1, 8)
 
 
-IDENTITY = tuple(field.name for field in fields(EvaluationConfig))[
-    : [field.name for field in fields(EvaluationConfig)].index("output_dir")
-]
+_NAMES = [each.name for each in fields(EvaluationConfig)]
+IDENTITY = tuple(_NAMES[: _NAMES.index("output_dir")])
 """Keys that make a sample what it is."""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from verl_ext.errors import ConfigError, UserError
 from verl_ext.evaluation.benchmarks import BENCHMARKS, Problem, canonical_names, fingerprint, load_problems
@@ -36,6 +37,8 @@ def generate(config: EvaluationConfig) -> Run:
         UserError: the input cannot work, or the folder holds another run.
     """
     config.require_model()
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
     sources = canonical_names(config.benchmarks)
     problems = {name: _load(name, source, config) for name, source in sources.items()}
     model_path = model_folder_of(config.model, Path(config.output_dir)) if config.engine != "openai" else config.model
@@ -154,20 +157,16 @@ def _generate_missing(
                 found = wanted.pop(f"{name}/{problem}/{sample}", None)
                 if found is not None:
                     verdicts.add(record["response"], found[0])
-        progress = stack.enter_context(Progress("generate", total, total - len(wanted)))
         if not wanted:
             return
-        requests = []
-        for request_id, (problem, sample) in wanted.items():
-            prompt = prompts[problem.name]
-            length = len(prompt.token_ids or ())
-            room = config.max_tokens if context is None else min(config.max_tokens, context - length)
-            seed = request_seed(config.seed, problem.benchmark, problem.index, sample)
-            params = config.sampling(seed=seed, stop_token_ids=builder.stop_token_ids, max_tokens=room)
-            requests.append(Request(request_id, prompt, params))
+        requests = [
+            _request(request_id, config, builder, prompts[problem.name], problem, sample, context)
+            for request_id, (problem, sample) in wanted.items()
+        ]
         longest = max(len(request.prompt.token_ids or ()) + request.params.max_tokens for request in requests)
         engine = stack.enter_context(closing(make_engine(config, model_path, builder, longest)))
-        for completion in _checked(engine.generate(requests), wanted):
+        progress = stack.enter_context(Progress("generate", total, total - len(wanted)))
+        for completion in _checked(engine.generate(requests), len(wanted)):
             problem, sample = wanted[completion.request_id]
             files[problem.benchmark].append(_record(problem, sample, prompts[problem.name], completion))
             verdicts.add(completion.text, problem)
@@ -176,14 +175,30 @@ def _generate_missing(
             progress.add(completion.tokens)
 
 
-def _checked(completions: Iterator[Completion], wanted: Mapping[str, Any]) -> Iterator[Completion]:
+def _request(
+    request_id: str,
+    config: EvaluationConfig,
+    builder: PromptBuilder,
+    prompt: Prompt,
+    problem: Problem,
+    sample: int,
+    context: int | None,
+) -> Request:
+    room = config.max_tokens if context is None else min(config.max_tokens, context - len(prompt.token_ids or ()))
+    seed = request_seed(config.seed, problem.benchmark, problem.index, sample)
+    return Request(
+        request_id, prompt, config.sampling(seed=seed, stop_token_ids=builder.stop_token_ids, max_tokens=room)
+    )
+
+
+def _checked(completions: Iterator[Completion], expected: int) -> Iterator[Completion]:
     """The completions, once it is sure at the end that none is missing: an engine that loses one must not pass."""
     count = 0
     for completion in completions:
         count += 1
         yield completion
-    if count != len(wanted):
-        raise RuntimeError(f"the engine returned {count} responses to {len(wanted)} requests")
+    if count != expected:
+        raise RuntimeError(f"the engine returned {count} responses to {expected} requests")
 
 
 def _record(problem: Problem, sample: int, prompt: Prompt, completion: Completion) -> dict[str, Any]:
