@@ -34,8 +34,13 @@ fi
 echo "== make arithmetic problems"
 python "$root/data_preprocess/arithmetic.py" --local_dir "$data" --train_size $((16 * steps)) --seed "$seed"
 
+measure() { # MODEL OUT
+    python -m verl_ext.evaluation run model="$1" output_dir="$2" benchmarks="arithmetic:$data/test.parquet" \
+        engine=transformers temperature=0 max_tokens=64 max_num_seqs=64
+}
+
 echo "== measure the model before training"
-python -m verl_ext.evaluation.accuracy "$model" "$data/test.parquet" --output "$run/before.json"
+measure "$model" "$run/before"
 
 echo "== train with DFT on $ranks process(es)"
 OMP_NUM_THREADS=$((cores > ranks ? cores / ranks : 1)) python -m torch.distributed.run \
@@ -49,7 +54,6 @@ OMP_NUM_THREADS=$((cores > ranks ? cores / ranks : 1)) python -m torch.distribut
     trainer.project_name=quickstart trainer.experiment_name=dft trainer.default_local_dir="$run"
 
 echo "== measure the model after training"
-python -m verl_ext.evaluation.accuracy "$run/global_step_$steps/huggingface" "$data/test.parquet" \
-    --output "$run/after.json"
+measure "$run/global_step_$steps" "$run/after"
 
 python "$root/examples/quickstart/report.py" "$run"

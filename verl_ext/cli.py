@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from verl_ext.errors import UserError
@@ -26,3 +26,19 @@ def user_errors_exit() -> Iterator[None]:
             time.sleep(OTHER_RANKS_WAIT_S)
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(USER_ERROR_EXIT_CODE) from None
+
+
+def refuse_stray_blanks(arguments: Sequence[str]) -> Sequence[str]:
+    """The arguments of a command line, none of which is blank.
+
+    Raises:
+        UserError: one is, because a line of the command ended in a backslash and a blank; it names the line.
+    """
+    for position, argument in enumerate(arguments, start=1):
+        if not argument.strip():
+            before = arguments[position - 2] if position > 1 else "the module name"
+            raise UserError(
+                f"argument {position} is blank: the line with {before!r} ends in a backslash followed by a blank, so "
+                "the shell ended the command there and lost the rest; delete that blank"
+            )
+    return arguments

@@ -2,7 +2,7 @@
 
     python examples/quickstart/report.py RUN_FOLDER
 
-reads before.json, after.json and metrics.jsonl there; writes summary.md and curves.png.
+reads before/summary.json, after/summary.json and metrics.jsonl there; writes summary.md and curves.png.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ import matplotlib.pyplot as plt
 from rich.console import Console
 from rich.table import Table
 
+from verl_ext.evaluation.summary import read_summary
+
 BLUE, GREY = "#1f6fb4", "#9aa5b1"
 
 
 def load(run: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """([before, after], training steps)"""
-    measured = [json.loads((run / name).read_text()) for name in ("before.json", "after.json")]
+    measured = [
+        read_summary(run / name)["graders"]["default"]["benchmarks"]["arithmetic"] for name in ("before", "after")
+    ]
     entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return measured, [entry for entry in entries if "train/loss" in entry]
 
@@ -33,8 +37,8 @@ def table_rows(measured: list[dict[str, Any]], steps: list[dict[str, Any]]) -> l
     """(what, before, after)"""
     first, last = steps[0], steps[-1]
     return [
-        ("held-out problems right", *(f"{m['accuracy']:.1%} ± {m['standard_error']:.1%}" for m in measured)),
-        ("problems without an answer", *(f"{m['no_answer']} of {m['problems']}" for m in measured)),
+        ("held-out problems right", *(f"{m['avg']['value']:.1%} ± {m['avg']['standard_error']:.1%}" for m in measured)),
+        ("problems without an answer", *(f"{m['no_answer'] * m['problems']:.0f} of {m['problems']}" for m in measured)),
         ("DFT loss (first and last step)", f"{first['train/loss']:.4f}", f"{last['train/loss']:.4f}"),
         ("cross-entropy", f"{first['train/cross_entropy']:.3f}", f"{last['train/cross_entropy']:.3f}"),
         ("probability of the right token", f"{first['train/target_prob']:.3f}", f"{last['train/target_prob']:.3f}"),
@@ -54,8 +58,8 @@ def draw(measured: list[dict[str, Any]], steps: list[dict[str, Any]], path: Path
     losses.legend(frameon=False)
     probability.plot(x, [entry["train/target_prob"] for entry in steps], color=BLUE)
     probability.set(title="Probability of the target token", xlabel="step", ylim=(0, 1))
-    heights = [100 * m["accuracy"] for m in measured]
-    errors = [100 * m["standard_error"] for m in measured]
+    heights = [100 * m["avg"]["value"] for m in measured]
+    errors = [100 * m["avg"]["standard_error"] for m in measured]
     bars = accuracy.bar(["before", "after"], heights, yerr=errors, capsize=4, color=[GREY, BLUE], width=0.6)
     accuracy.bar_label(bars, fmt="%.0f%%", padding=3)
     accuracy.set(title=f"Right answers, {measured[0]['problems']} held-out", ylim=(0, max(10, 1.25 * max(heights))))

@@ -48,7 +48,7 @@ def test_wheel_holds_every_source_and_config_file(tmp_path):
 
     expected = {
         path.relative_to(ROOT).as_posix()
-        for pattern in ("*.py", "*.yaml")
+        for pattern in ("*.py", "*.yaml", "*.json")
         for path in (ROOT / "verl_ext").rglob(pattern)
     }
     assert expected <= set(zipfile.ZipFile(wheel).namelist())

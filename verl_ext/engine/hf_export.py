@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfig
 from verl.utils.fsdp_utils import fsdp_version, get_fsdp_full_state_dict
 from verl.utils.transformers_compat import drop_tied_target_keys
 from verl.workers.engine import BaseEngine
@@ -76,8 +76,32 @@ def _write_adapter(model: torch.nn.Module, weights: dict[str, Tensor], folder: P
 
 
 def _write_model(model: torch.nn.Module, weights: dict[str, Tensor], *, source, folder: Path) -> None:
-    config = copy.deepcopy(model.config)
-    dtype = getattr(source, "dtype", None) or torch.float32
+    write_model(
+        model.config,
+        weights,
+        dtype=getattr(source, "dtype", None) or torch.float32,
+        generation_config=getattr(model, "generation_config", None),
+        folder=folder,
+    )
+
+
+def write_model(
+    config: PretrainedConfig,
+    weights: dict[str, Tensor],
+    *,
+    dtype: torch.dtype,
+    generation_config: GenerationConfig | None,
+    folder: Path,
+) -> None:
+    """Write configuration and weights as a Hugging Face folder that transformers and vLLM load.
+
+    Args:
+        config: of the model; not changed.
+        weights: by the model's own names; floating point ones are written in `dtype`.
+        generation_config: what the model ends and samples with; None for what its configuration says.
+        folder: made if need be.
+    """
+    config = copy.deepcopy(config)
     config.dtype = dtype
     config.use_cache = True
     config.__dict__.pop("attn_implementation", None)  # of the training, set through model.override_config
@@ -85,5 +109,6 @@ def _write_model(model: torch.nn.Module, weights: dict[str, Tensor], *, source, 
         skeleton = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     weights = {name: weight.to(dtype) if weight.is_floating_point() else weight for name, weight in weights.items()}
     drop_tied_target_keys(weights, skeleton, config)
-    skeleton.generation_config = copy.deepcopy(getattr(model, "generation_config", skeleton.generation_config))
+    if generation_config is not None:
+        skeleton.generation_config = copy.deepcopy(generation_config)
     skeleton.save_pretrained(folder, state_dict=weights)

@@ -10,8 +10,8 @@ here needs torch, ray or a grader, so that a trainer's validation can use it as 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -85,12 +85,9 @@ def maj_at_k(
         _require_same_shape(correct, weights, "weights")
     values = []
     for problem, (samples, voted) in enumerate(zip(correct, answers, strict=True)):
-        votes = [1.0] * len(samples) if weights is None else list(weights[problem])
-
-        def value(subset: Sequence[int], samples=samples, voted=voted, votes=votes) -> float:
-            return _majority(subset, samples, voted, votes)
-
-        values.append(_mean_over_subsets(value, len(samples), k, seed))
+        votes = np.ones(len(samples)) if weights is None else np.asarray(weights[problem], dtype=np.float64)
+        chosen = _subsets(len(samples), k or len(samples), seed)
+        values.append(_majority(chosen, np.asarray(samples, dtype=np.float64), voted, votes))
     return np.array(values, dtype=np.float64)
 
 
@@ -113,12 +110,11 @@ def best_at_k(correct: Correct, scores: Scores, k: int | None = None, *, seed: i
     _require_same_shape(correct, scores, "scores")
     values = []
     for samples, scored in zip(correct, scores, strict=True):
-
-        def value(subset: Sequence[int], samples=samples, scored=scored) -> float:
-            highest = max(scored[i] for i in subset)
-            return _share([bool(samples[i]) for i in subset if scored[i] == highest])
-
-        values.append(_mean_over_subsets(value, len(samples), k, seed))
+        chosen = _subsets(len(samples), k or len(samples), seed)
+        among = np.where(chosen, np.asarray(scored, dtype=np.float64), -np.inf)
+        best = chosen & (among == among.max(axis=1, keepdims=True))
+        shares = best @ np.asarray(samples, dtype=np.float64) / best.sum(axis=1)
+        values.append(shares.mean())
     return np.array(values, dtype=np.float64)
 
 
@@ -152,34 +148,41 @@ def powers_up_to(samples: int) -> list[int]:
     return powers if samples in powers else [*powers, samples]
 
 
-def _majority(subset: Sequence[int], correct: Sequence[bool], answers: Sequence, votes: Sequence[float]) -> float:
-    weight: dict[Hashable, float] = defaultdict(float)
-    members: dict[Hashable, list[bool]] = defaultdict(list)
-    for i in subset:
-        if answers[i] is not None:
-            weight[answers[i]] += votes[i]
-            members[answers[i]].append(bool(correct[i]))
-    if not weight:
+def _majority(chosen: np.ndarray, correct: np.ndarray, answers: Sequence[Hashable | None], votes: np.ndarray) -> float:
+    """Mean over subsets of the chance that the answer with the most votes is right.
+
+    Args:
+        chosen: (subsets, samples) bool.
+        correct: (samples,) float.
+        answers: of the samples.
+        votes: (samples,) float, what each counts.
+    """
+    names = {answer: number for number, answer in enumerate(dict.fromkeys(a for a in answers if a is not None))}
+    if not names:
         return 0.0
-    most = max(weight.values())
-    winners = [answer for answer, total in weight.items() if math.isclose(total, most, rel_tol=1e-12, abs_tol=1e-12)]
-    return sum(_share(members[answer]) for answer in winners) / len(winners)
+    belongs = np.zeros((len(answers), len(names)))  # (samples, answers)
+    for sample, answer in enumerate(answers):
+        if answer is not None:
+            belongs[sample, names[answer]] = 1.0
+    counts = chosen @ belongs  # (subsets, answers)
+    right = chosen @ (belongs * correct[:, None])
+    weight = np.where(counts > 0, chosen @ (belongs * votes[:, None]), -np.inf)
+    most = weight.max(axis=1, keepdims=True)
+    winners = (counts > 0) & np.isclose(weight, most, rtol=1e-12, atol=1e-12)
+    shares = np.divide(right, counts, out=np.zeros_like(right), where=counts > 0)
+    return float((np.where(winners, shares, 0.0).sum(axis=1) / np.maximum(winners.sum(axis=1), 1)).mean())
 
 
-def _share(flags: Sequence[bool]) -> float:
-    return sum(flags) / len(flags)
-
-
-def _mean_over_subsets(value: Callable[[Sequence[int]], float], total: int, k: int | None, seed: int) -> float:
-    """Mean of `value` over subsets of k of `total` indices, in rising order within a subset."""
-    if k is None or k == total:
-        return value(range(total))
+@lru_cache(maxsize=64)
+def _subsets(total: int, k: int, seed: int) -> np.ndarray:
+    """Subsets of k of `total` samples, shape (subsets, total) bool: all of them, or `SUBSETS` random ones."""
     if math.comb(total, k) <= SUBSETS:
-        subsets = list(combinations(range(total), k))
-    else:
-        generator = np.random.default_rng(seed)
-        subsets = [sorted(generator.choice(total, size=k, replace=False).tolist()) for _ in range(SUBSETS)]
-    return sum(map(value, subsets)) / len(subsets)
+        chosen = np.zeros((math.comb(total, k), total), dtype=bool)
+        for row, subset in enumerate(combinations(range(total), k)):
+            chosen[row, list(subset)] = True
+        return chosen
+    order = np.random.default_rng(seed).random((SUBSETS, total)).argsort(axis=1)
+    return order < k
 
 
 def _require_samples(correct: Correct, k: int) -> None:

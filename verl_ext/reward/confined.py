@@ -17,6 +17,8 @@ from typing import Any
 
 from verl_ext.reward.equivalence import equivalent
 from verl_ext.reward.grader import Status, Undecided
+from verl_ext.reward.qwen_equal import same_answer
+from verl_ext.reward.qwen_symbolic import same_mathematics
 from verl_ext.reward.symbolic import Unparsable, compare
 
 Outcome = tuple[bool, Status, str]
@@ -81,6 +83,8 @@ def decide(undecided: Undecided) -> Outcome:
     try:
         if undecided.task:
             return _score(undecided)
+        if undecided.policy.rules == "qwen":
+            return bool(same_answer(undecided.prediction, undecided.gold, same_mathematics)), "ok", ""
         return bool(equivalent(undecided.gold, undecided.prediction, undecided.policy, compare)), "ok", ""
     except Unparsable as error:
         return False, "unparsable_gold", f"latex2sympy: {error}"

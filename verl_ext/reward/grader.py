@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from verl_ext.errors import ConfigError
-from verl_ext.reward import extraction
+from verl_ext.reward import extraction, qwen_answer, qwen_equal
 from verl_ext.reward.equivalence import equivalent
-from verl_ext.reward.policy import GradingPolicy
+from verl_ext.reward.policy import QWEN, GradingPolicy
 from verl_ext.reward.sources import SourceRule, rule_for
 
 Status = Literal["ok", "no_answer", "unparsable_gold", "timeout", "error"]
@@ -102,8 +102,10 @@ def prepare(
     rule = rule_for(data_source)
     chosen = policy or rule.policy
     text = extraction.after_think(response) if after_think else response
-    prediction = extract(text, rule, chosen) if text is not None else None
     gold_text = gold_answer(gold, rule)
+    if chosen.rules == "qwen" and gold_text:
+        return _prepare_as_qwen(text, gold if isinstance(gold, list | tuple) else gold_text, data_source, started)
+    prediction = extract(text, rule, chosen) if text is not None else None
     if not gold_text:
         return Grade(False, prediction, "unparsable_gold", time.perf_counter() - started, "the gold answer is empty")
     if prediction is None or not prediction.strip():
@@ -119,6 +121,25 @@ def prepare(
     if verdict is None:
         return Undecided(gold_text, prediction, chosen, "", seconds)
     return Grade(verdict, prediction[:MAX_ANSWER_CHARS], "ok", seconds)
+
+
+def _prepare_as_qwen(
+    response: str | None, gold: str | Sequence[str], data_source: str, started: float
+) -> Grade | Undecided:
+    """`prepare` by the published harness's own rules."""
+    found = qwen_answer.find_answer(response or "")
+    if found is None:
+        return Grade(False, None, "no_answer", time.perf_counter() - started)
+    if len(found) > MAX_ANSWER_CHARS:
+        return Grade(False, found[:MAX_ANSWER_CHARS], "ok", time.perf_counter() - started)
+    gold_spelt = qwen_answer.gold_answer(gold, data_source)
+    answer = qwen_answer.spell_answer(found, data_source)
+    answer = qwen_answer.fit_choices(answer, gold_spelt, response or "")
+    verdict = qwen_equal.same_answer(answer, gold_spelt)
+    seconds = time.perf_counter() - started
+    if verdict is None:
+        return Undecided(gold_spelt, answer, QWEN, "", seconds)
+    return Grade(verdict, answer, "ok", seconds)
 
 
 def extract(response: str, rule: SourceRule, policy: GradingPolicy) -> str | None:

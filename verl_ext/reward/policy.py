@@ -37,6 +37,10 @@ class GradingPolicy:
     unboxed: Literal["phrase", "last_number"] = "phrase"
     """What counts without a box: `The final answer is ...` only, or failing that the last number of the response."""
 
+    rules: Literal["own", "qwen"] = "own"
+    """`qwen`: find, spell and compare as the published harness does, oddities included (`qwen_answer`, `qwen_equal`);
+    none of the choices above applies then."""
+
     def __post_init__(self) -> None:
         for name in ("relative_tolerance", "absolute_tolerance"):
             if not 0 <= getattr(self, name) < float("inf"):
@@ -51,10 +55,12 @@ _CHOICES = {
     "percent": ("value", "any"),
     "units": ("optional", "required"),
     "unboxed": ("phrase", "last_number"),
+    "rules": ("own", "qwen"),
 }
 
 STRICT = GradingPolicy()
 PUBLISHED = GradingPolicy(
     relative_tolerance=PUBLISHED_RELATIVE_TOLERANCE, tolerance_for="all", percent="any", unboxed="last_number"
 )
-POLICIES = {"strict": STRICT, "published": PUBLISHED}
+QWEN = GradingPolicy(rules="qwen")
+POLICIES = {"strict": STRICT, "published": PUBLISHED, "qwen": QWEN}

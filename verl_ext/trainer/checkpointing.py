@@ -26,9 +26,9 @@ from verl.workers.engine import BaseEngine
 
 from verl_ext.engine.hf_export import export_hugging_face
 from verl_ext.errors import UserError
+from verl_ext.run_folder import INCOMPLETE_SUFFIX
 
 RUN_STATE_FILE = "run_state.json"
-INCOMPLETE_SUFFIX = ".incomplete"
 
 
 @dataclass(frozen=True)

@@ -55,11 +55,11 @@ def _joins_cluster(config: DictConfig) -> bool:
 
 
 def _train(config: DictConfig, device: str) -> int:
+    from verl_ext.run_folder import only_run_in
     from verl_ext.trainer.online.cluster import ray_cluster
     from verl_ext.trainer.online.task import train
-    from verl_ext.trainer.run_folder import only_run_in
 
-    with only_run_in(config.trainer.default_local_dir), ray_cluster(config, device):
+    with only_run_in(config.trainer.default_local_dir, key="trainer.default_local_dir"), ray_cluster(config, device):
         try:
             complete = train(config)
         except TrainingDivergedError as error:

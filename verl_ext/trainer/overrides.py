@@ -21,6 +21,7 @@ from hydra.errors import ConfigCompositionException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from verl_ext.cli import refuse_stray_blanks
 from verl_ext.errors import ConfigError, UnknownKeyError, UserError
 
 CONFIG_MODULE = "verl_ext.trainer.config"
@@ -83,7 +84,7 @@ def compose_config(config_name: str, arguments: Sequence[str], vocabulary: Vocab
         UnknownKeyError: a key that does not exist.
         UserError: an argument that is no override at all, or a value that has no place at its key.
     """
-    overrides = [_modernise(argument, vocabulary) for argument in _refuse_stray_blanks(arguments)]
+    overrides = [_modernise(argument, vocabulary) for argument in refuse_stray_blanks(arguments)]
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         overrides = _refuse_unknown_keys(overrides, _default_keys(config_name), vocabulary)
         try:
@@ -92,17 +93,6 @@ def compose_config(config_name: str, arguments: Sequence[str], vocabulary: Vocab
         except (ConfigCompositionException, OmegaConfBaseException) as error:
             raise UserError(str(error).splitlines()[0]) from error
     return config
-
-
-def _refuse_stray_blanks(arguments: Sequence[str]) -> Sequence[str]:
-    for position, argument in enumerate(arguments, start=1):
-        if not argument.strip():
-            before = arguments[position - 2] if position > 1 else "the module name"
-            raise UserError(
-                f"argument {position} is blank: the line with {before!r} ends in a backslash followed by a blank, so "
-                "the shell ended the command there and lost the rest; delete that blank"
-            )
-    return arguments
 
 
 def _modernise(argument: str, vocabulary: Vocabulary) -> str:

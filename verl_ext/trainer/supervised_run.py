@@ -7,11 +7,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from verl_ext.run_folder import only_run_in
 from verl_ext.trainer.checkpointing import RunState, find_checkpoint
 from verl_ext.trainer.exits import DIVERGED_EXIT_CODE, INTERRUPTED_EXIT_CODE, TrainingDivergedError
 from verl_ext.trainer.interruption import Interruption
 from verl_ext.trainer.launch import join_ranks
-from verl_ext.trainer.run_folder import only_run_in
 from verl_ext.trainer.supervised_trainer import SupervisedTrainer
 
 
@@ -48,7 +48,7 @@ def train(
         }
     )
     checkpoint = find_checkpoint(config.trainer, state)
-    with only_run_in(config.trainer.default_local_dir), join_ranks(device):
+    with only_run_in(config.trainer.default_local_dir, key="trainer.default_local_dir"), join_ranks(device):
         trainer = trainer_class(config, train_dataset, val_dataset, state, checkpoint, Interruption())
         try:
             complete = trainer.fit()

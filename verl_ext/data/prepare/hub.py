@@ -10,6 +10,29 @@ from verl_ext.data.prepare.reasons import first_line
 from verl_ext.errors import DataError
 
 
+def load_split(hub_id: str, split: str, *, name: str | None = None, otherwise: str) -> Any:
+    """A split of a data set as `datasets.Dataset`; downloaded into the cache of `datasets` the first time.
+
+    Args:
+        name: which of several data sets that share a repository.
+        otherwise: how a local copy is read, for the error.
+
+    Raises:
+        DataError: it cannot be loaded.
+    """
+    # A second to import, and not needed for local files.
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    try:
+        return load_dataset(hub_id, name, split=split)
+    except (DatasetsError, OSError, ValueError) as error:
+        reason = first_line(error)
+        raise DataError(
+            f"{hub_id} ({split}): not loaded: {reason} (a local copy is read instead: --source, data_dir)"
+        ) from error
+
+
 def read_hub(
     hub_id: str, split: str, columns: list[str], start: int, stop: int | None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -20,15 +43,7 @@ def read_hub(
     Raises:
         DataError: it cannot be loaded, or lacks a column.
     """
-    # A second to import, and not needed for local files.
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
-    try:
-        data = load_dataset(hub_id, split=split)
-    except (DatasetsError, OSError, ValueError) as error:
-        reason = first_line(error)
-        raise DataError(f"{hub_id} ({split}): not loaded: {reason} (a local copy is read with --source)") from error
+    data = load_split(hub_id, split, otherwise="--source")
     absent = [column for column in columns if column not in data.column_names]
     if absent:
         raise DataError(f"{hub_id} ({split}): no column {absent[0]!r} (it has: {', '.join(data.column_names)})")

@@ -1,0 +1,237 @@
+"""The step that samples: every problem's missing responses, appended as they are finished."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from verl_ext.errors import ConfigError, UserError
+from verl_ext.evaluation.benchmarks import BENCHMARKS, Problem, canonical_names, fingerprint, load_problems
+from verl_ext.evaluation.checkpoints import model_folder_of
+from verl_ext.evaluation.config import EvaluationConfig
+from verl_ext.evaluation.engines import Completion, Request, make_engine
+from verl_ext.evaluation.grading import submit_grade
+from verl_ext.evaluation.progress import Progress
+from verl_ext.evaluation.prompts import Prompt, PromptBuilder
+from verl_ext.evaluation.run_identity import Run, require_same_run, run_of
+from verl_ext.evaluation.store import Lines, key_of, samples_file
+from verl_ext.model_folder import read_hf_config
+from verl_ext.reward.pool import GraderPool
+
+SEED_LIMIT = 2**31
+"""Servers of other makes take no larger seed."""
+
+
+def generate(config: EvaluationConfig) -> Run:
+    """Generate what is missing of a run; returns what it is, complete.
+
+    Raises:
+        UserError: the input cannot work, or the folder holds another run.
+    """
+    config.require_model()
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+    sources = canonical_names(config.benchmarks)
+    problems = {name: _load(name, source, config) for name, source in sources.items()}
+    model_path = model_folder_of(config.model, Path(config.output_dir)) if config.engine != "openai" else config.model
+    run = run_of(
+        config,
+        model_path,
+        {
+            name: {
+                "source": sources[name],
+                "problems": len(loaded[: config.num_problems]),
+                "fingerprint": fingerprint(loaded),
+            }
+            for name, loaded in problems.items()
+        },
+    )
+    output_dir = Path(config.output_dir)
+    require_same_run(run, output_dir)
+    problems = {name: loaded[: config.num_problems] for name, loaded in problems.items()}
+    builder = PromptBuilder(config.prompt_options(), load_tokenizer(config, model_path))
+    prompts = {problem.name: builder.build(problem) for loaded in problems.values() for problem in loaded}
+    context = _context_length(config, model_path)
+    _require_room(prompts, config, context)
+    run.write(output_dir)
+    _generate_missing(config, model_path, builder, problems, prompts, context)
+    return run
+
+
+def request_seed(seed: int, benchmark: str, problem: int, sample: int) -> int:
+    """The seed of one sample, which depends on nothing else, so that a resumed run draws what it would have drawn."""
+    digest = hashlib.sha256(f"{seed}/{benchmark}/{problem}/{sample}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % SEED_LIMIT
+
+
+def load_tokenizer(config: EvaluationConfig, model_path: str) -> PreTrainedTokenizerBase | None:
+    """The tokenizer; None for an endpoint whose model is not here either.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    path = config.tokenizer or model_path
+    if config.engine == "openai" and config.tokenizer is None and not Path(path).is_dir():
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError) as error:
+        hint = "; name it with tokenizer=..." if config.tokenizer is None else ""
+        raise UserError(f"tokenizer: cannot load it from {path}: {' '.join(str(error).split())[:300]}{hint}") from error
+
+
+def _load(name: str, source: str, config: EvaluationConfig) -> list[Problem]:
+    problems = load_problems(source, data_dir=config.data_dir, data_source=config.data_source)
+    if name in BENCHMARKS and len(problems) != BENCHMARKS[name].problems:
+        print(f"{name}: {len(problems)} problems; the published file has {BENCHMARKS[name].problems}", file=sys.stderr)
+    return problems
+
+
+def _context_length(config: EvaluationConfig, model_path: str) -> int | None:
+    if config.engine == "openai" and not Path(model_path).is_dir():
+        return None
+    text_config = read_hf_config(model_path, trust_remote_code=config.trust_remote_code).get_text_config()
+    return getattr(text_config, "max_position_embeddings", None)
+
+
+def _require_room(prompts: Mapping[str, Prompt], config: EvaluationConfig, context: int | None) -> None:
+    """Check that prompts and responses fit into the model's context.
+
+    Raises:
+        ConfigError: they do not; it says what would fit.
+    """
+    if context is None or config.engine == "openai" and config.tokenizer is None:
+        return
+    longest = max(prompts, key=lambda name: len(prompts[name].token_ids))
+    room = context - len(prompts[longest].token_ids)
+    if room < 1:
+        raise ConfigError(
+            "model", given=config.model, expected=f"a context above {context}: {longest} has {context - room} tokens"
+        )
+    if room < config.max_tokens and not config.fit_context:
+        raise ConfigError(
+            "max_tokens",
+            given=config.max_tokens,
+            expected=f"{room} or less: the model's context is {context} and {longest} has {context - room} tokens "
+            "(or fit_context=true: a response may end where the context does)",
+        )
+    short = sum(context - len(prompt.token_ids) < config.max_tokens for prompt in prompts.values())
+    if short:
+        print(
+            f"fit_context: {short} of {len(prompts)} prompts leave less than {config.max_tokens} tokens "
+            f"in a context of {context}; their responses end there",
+            file=sys.stderr,
+        )
+
+
+def _generate_missing(
+    config: EvaluationConfig,
+    model_path: str,
+    builder: PromptBuilder,
+    problems: Mapping[str, Sequence[Problem]],
+    prompts: Mapping[str, Prompt],
+    context: int | None,
+) -> None:
+    output_dir = Path(config.output_dir)
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(Lines(samples_file(output_dir, name))) for name in problems}
+        verdicts = RunningVerdicts(stack.enter_context(GraderPool(config.workers, config.grader_timeout_s)), config)
+        wanted = {
+            f"{name}/{problem.index}/{sample}": (problem, sample)
+            for sample in range(config.n_samples)  # every problem's first sample first: the running accuracy is fair
+            for name, loaded in problems.items()
+            for problem in loaded
+        }
+        total = len(wanted)
+        for name, file in files.items():
+            for record in file.read():
+                problem, sample = key_of(record)
+                found = wanted.pop(f"{name}/{problem}/{sample}", None)
+                if found is not None:
+                    verdicts.add(record["response"], found[0])
+        if not wanted:
+            return
+        requests = [
+            _request(request_id, config, builder, prompts[problem.name], problem, sample, context)
+            for request_id, (problem, sample) in wanted.items()
+        ]
+        longest = max(len(request.prompt.token_ids or ()) + request.params.max_tokens for request in requests)
+        engine = stack.enter_context(closing(make_engine(config, model_path, builder, longest)))
+        progress = stack.enter_context(Progress("generate", total, total - len(wanted)))
+        for completion in _checked(engine.generate(requests), len(wanted)):
+            problem, sample = wanted[completion.request_id]
+            files[problem.benchmark].append(_record(problem, sample, prompts[problem.name], completion))
+            verdicts.add(completion.text, problem)
+            for correct in verdicts.settled():
+                progress.graded(correct)
+            progress.add(completion.tokens)
+
+
+def _request(
+    request_id: str,
+    config: EvaluationConfig,
+    builder: PromptBuilder,
+    prompt: Prompt,
+    problem: Problem,
+    sample: int,
+    context: int | None,
+) -> Request:
+    room = config.max_tokens if context is None else min(config.max_tokens, context - len(prompt.token_ids or ()))
+    seed = request_seed(config.seed, problem.benchmark, problem.index, sample)
+    return Request(
+        request_id, prompt, config.sampling(seed=seed, stop_token_ids=builder.stop_token_ids, max_tokens=room)
+    )
+
+
+def _checked(completions: Iterator[Completion], expected: int) -> Iterator[Completion]:
+    """The completions, once it is sure at the end that none is missing: an engine that loses one must not pass."""
+    count = 0
+    for completion in completions:
+        count += 1
+        yield completion
+    if count != expected:
+        raise RuntimeError(f"the engine returned {count} responses to {expected} requests")
+
+
+def _record(problem: Problem, sample: int, prompt: Prompt, completion: Completion) -> dict[str, Any]:
+    return {
+        "problem": problem.index,
+        "sample": sample,
+        "question": problem.question,
+        "gold": problem.gold,
+        "data_source": problem.data_source,
+        "tolerance": problem.tolerance,
+        "prompt": prompt.text,
+        "prompt_tokens": None if prompt.token_ids is None else len(prompt.token_ids),
+        "response": completion.text,
+        "tokens": completion.tokens,
+        "finish_reason": completion.finish_reason,
+    }
+
+
+class RunningVerdicts:
+    """Grades beside the generation, for the running accuracy alone: the step `score` is what counts."""
+
+    def __init__(self, pool: GraderPool, config: EvaluationConfig) -> None:
+        self._pool = pool
+        self._config = config
+        self._settled: deque[bool] = deque()  # filled from the pool's threads
+
+    def add(self, response: str, problem: Problem) -> None:
+        future = submit_grade(
+            self._pool, self._config, response, problem.gold, problem.data_source, tolerance=problem.tolerance
+        )
+        future.add_done_callback(lambda done: self._settled.append(done.result().correct))
+
+    def settled(self) -> Iterator[bool]:
+        """The verdicts that have come since the last call."""
+        while self._settled:
+            yield self._settled.popleft()

@@ -1,0 +1,33 @@
+"""One response to one problem, graded as the configuration says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+
+from verl_ext.evaluation.config import EvaluationConfig
+from verl_ext.reward.grader import Grade
+from verl_ext.reward.policy import GradingPolicy
+from verl_ext.reward.pool import GraderPool
+from verl_ext.reward.sources import rule_for
+
+
+def submit_grade(
+    pool: GraderPool,
+    config: EvaluationConfig,
+    response: str,
+    gold: str | Sequence[str],
+    data_source: str,
+    *,
+    tolerance: float | None,
+) -> Future[Grade]:
+    """Start to grade; a tolerance of the problem's own replaces the absolute one of the policy."""
+    policy = policy_for(config, data_source, tolerance)
+    return pool.submit(response, gold, data_source, policy=policy, after_think=config.after_think)
+
+
+def policy_for(config: EvaluationConfig, data_source: str, tolerance: float | None) -> GradingPolicy:
+    """The choices by which answers of one problem are compared."""
+    policy = config.policy or rule_for(data_source).policy
+    return policy if tolerance is None else replace(policy, absolute_tolerance=tolerance)

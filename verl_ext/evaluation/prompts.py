@@ -1,0 +1,200 @@
+r"""From a problem to the text that the model continues: the published templates, or the tokenizer's own.
+
+The templates are those of the Qwen2.5-Math harness and the DFT repository's copy of it (evaluation/utils.py,
+PROMPT_TEMPLATES, MIT), character for character, blanks at the ends removed as there, without worked examples.
+`kpmath` is left out, which fails there, and so is what runs the model's code (pal, tora, tool-integrated).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from verl_ext.errors import ConfigError, DataError, nearest
+from verl_ext.evaluation.benchmarks import Problem
+
+CHAT = "chat"
+BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
+TURN_ENDS = ("</s>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>")
+"""Where the harness ends every response. What the tokenizer knows as one token stops as a token, the rest as text."""
+
+
+@dataclass(frozen=True)
+class PromptType:
+    """A template around the problem, and what ends a response besides `TURN_ENDS`."""
+
+    before: str
+    after: str
+    stop: tuple[str, ...] = ()
+
+    def text(self, question: str) -> str:
+        return f"{self.before}{question}{self.after}".strip(" ")
+
+
+def _qwen_chat(system: str, after_question: str = "") -> PromptType:
+    return PromptType(
+        f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n",
+        f"{after_question}<|im_end|>\n<|im_start|>assistant\n",
+    )
+
+
+def _llama_chat(end_of_turn: str) -> PromptType:
+    return PromptType(
+        f"<|start_header_id|>system<|end_header_id|>\n\nYou are a helpful assistant.{end_of_turn}\n"
+        "<|start_header_id|>user<|end_header_id|>\n\n",
+        f"\n{BOXED}{end_of_turn}\n<|start_header_id|>assistant<|end_header_id|>\n\n",
+    )
+
+
+PROMPT_TYPES: dict[str, PromptType] = {
+    "qwen-boxed": _qwen_chat("You are a helpful assistant.", f"\n{BOXED}"),
+    "qwen25-math-cot": _qwen_chat(BOXED),
+    "qwen25-math-cot-raft": _qwen_chat(BOXED),
+    "llama-base-boxed": _llama_chat("<|end_of_text|>"),
+    "llama-ins-boxed": _llama_chat("<|eot_id|>"),
+    "deepseek-math": PromptType("User: ", f"\n{BOXED}\n\nAssistant:"),
+    "mathstral": PromptType("", f"\n{BOXED}"),
+    "numina": PromptType("### Problem: ", "\n### Solution:", ("\n### Problem",)),
+    "direct": PromptType("Question: ", "\nAnswer: "),
+    "cot": PromptType("Question: ", "\nAnswer: ", ("\n\nQuestion:",)),
+    "self-instruct": PromptType("<|user|>\n", "\n<|assistant|>\n"),
+    "wizard_zs": PromptType(
+        "### Instruction:\n", "\n\n### Response: Let's think step by step.", ("Instruction", "Response")
+    ),
+    "platypus_fs": PromptType(
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\n### Instruction:\n",
+        "\n\n### Response:\n\n\n### Response:\n",
+        ("Instruction", "Response"),
+    ),
+    "jiuzhang": PromptType("## Question\n", "\n\n## Solution\n", ("\n\n## Question",)),
+    "jiuzhang_nl": PromptType("## Question\n", "\n\n## Natural Language Solution\n", ("\n\n## Question",)),
+    "mmiqc": PromptType(
+        'Please solve the following problem and put your answer at the end with "The answer is: ".\n\n', "\n\n"
+    ),
+    "abel": PromptType("Question:\n", "\nAnswer:\nLet's think step by step.\n"),
+    "shepherd": PromptType("", "\n"),
+    "internlm-math-fs": PromptType("Question:", "\nAnswer:"),
+    "internlm-math-chat": PromptType("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"),
+    "mistral": PromptType("[INST] ", "[/INST]"),
+}
+
+
+def require_prompt_type(name: str) -> None:
+    """Raises:
+    ConfigError: there is no such prompt type; it lists those that are.
+    """
+    if name not in PROMPT_TYPES and name != CHAT:
+        known = (CHAT, *PROMPT_TYPES)
+        close = nearest(name, known)
+        hint = f"(did you mean {close!r}?) " if close else ""
+        raise ConfigError("prompt_type", given=name, expected=f"{hint}one of {', '.join(known)}")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model is asked."""
+
+    text: str
+    token_ids: tuple[int, ...] | None
+    """The text as this tokenizer reads it, with its beginning of text where the template does not write it itself; None
+    without a tokenizer."""
+    messages: tuple[Mapping[str, str], ...] = ()
+    """The chat, where there is one: for an endpoint that renders it itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions:
+    """How problems become prompts; only `chat` looks at more than the type."""
+
+    prompt_type: str
+    system_prompt: str | None = None
+    """A system message of one's own, which may be empty; None leaves it to the template."""
+    instruction: str = "\n" + BOXED
+    """Put behind a problem; not behind a prompt that the data brings itself."""
+    thinking: bool | None = None
+    """Handed to the template as `enable_thinking`; None leaves it to the template."""
+
+    def __post_init__(self) -> None:
+        require_prompt_type(self.prompt_type)
+        if self.prompt_type != CHAT:
+            for name in ("system_prompt", "thinking"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(name, given=getattr(self, name), expected=f"nothing, or prompt_type={CHAT}")
+
+
+@dataclass
+class PromptBuilder:
+    """Renders problems with one tokenizer, or without one for an endpoint that renders and reads them itself.
+
+    Raises:
+        ConfigError: `chat`, and the tokenizer has no chat template, or none that knows thinking.
+    """
+
+    options: PromptOptions
+    tokenizer: PreTrainedTokenizerBase | None
+    stop: tuple[str, ...] = field(init=False)
+    """Texts that end a response."""
+    stop_token_ids: tuple[int, ...] = field(init=False)
+    """Tokens that end a response, besides the model's own."""
+
+    def __post_init__(self) -> None:
+        vocabulary = {}
+        if self.tokenizer is not None:
+            self._check_template(self.tokenizer.chat_template)
+            vocabulary = self.tokenizer.get_added_vocab()
+        self.stop_token_ids = tuple(vocabulary[text] for text in TURN_ENDS if text in vocabulary)
+        own = () if self.options.prompt_type == CHAT else PROMPT_TYPES[self.options.prompt_type].stop
+        self.stop = (*(text for text in TURN_ENDS if text not in vocabulary), *own)
+
+    def _check_template(self, template: object) -> None:
+        if self.options.prompt_type == CHAT and not template:
+            raise ConfigError("prompt_type", given=CHAT, expected="another one: the tokenizer has no chat template")
+        if self.options.thinking is not None and "enable_thinking" not in str(template):
+            raise ConfigError(
+                "thinking", given=self.options.thinking, expected="null: the chat template has no such switch"
+            )
+
+    def build(self, problem: Problem) -> Prompt:
+        """The prompt of a problem.
+
+        Raises:
+            DataError: the chat template refuses the problem's own messages.
+        """
+        if self.options.prompt_type != CHAT:
+            text = PROMPT_TYPES[self.options.prompt_type].text(problem.question)
+            return Prompt(text, self._read(text, add_special_tokens=True))
+        messages = self._messages(problem)
+        if self.tokenizer is None:
+            text = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+            return Prompt(text, None, tuple(messages))
+        text = self._render(problem, messages)
+        return Prompt(text, self._read(text, add_special_tokens=False), tuple(messages))
+
+    def _read(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...] | None:
+        if self.tokenizer is None:
+            return None
+        return tuple(self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+
+    def template_arguments(self) -> dict[str, Any]:
+        """What the chat template is called with besides the messages."""
+        return {} if self.options.thinking is None else {"enable_thinking": self.options.thinking}
+
+    def _messages(self, problem: Problem) -> list[Mapping[str, str]]:
+        messages = list(problem.messages or [{"role": "user", "content": problem.question + self.options.instruction}])
+        if self.options.system_prompt is None:
+            return messages
+        rest = [message for message in messages if message["role"] != "system"]
+        return [{"role": "system", "content": self.options.system_prompt}, *rest]
+
+    def _render(self, problem: Problem, messages: Sequence[Mapping[str, str]]) -> str:
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=False, **self.template_arguments()
+            )
+        except (TemplateError, TypeError, KeyError) as error:
+            raise DataError(f"{problem.name}: the chat template refuses it ({error})") from error
