@@ -1,8 +1,8 @@
-"""Before and after, as a table and a picture.
+"""Before, after DFT and after NFT, as a table and a picture.
 
     python examples/quickstart/report.py RUN_FOLDER
 
-reads before/summary.json, after/summary.json and metrics.jsonl there; writes summary.md and curves.png.
+reads {before,after-dft,after-nft}/summary.json and {dft,nft}/metrics.jsonl there; writes summary.md and curves.png.
 """
 
 from __future__ import annotations
@@ -21,69 +21,85 @@ from rich.table import Table
 
 from verl_ext.evaluation.summary import read_summary
 
-BLUE, GREY = "#1f6fb4", "#9aa5b1"
+STAGES = {"before": "before", "after-dft": "DFT", "after-nft": "DFT + NFT"}
+GREY, BLUE, GREEN = "#9aa5b1", "#1f6fb4", "#2a9d6f"
 
 
-def load(run: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """([before, after], training steps)"""
-    measured = [
-        read_summary(run / name)["graders"]["default"]["benchmarks"]["arithmetic"] for name in ("before", "after")
-    ]
-    entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return measured, [entry for entry in entries if "train/loss" in entry]
+def measured(run: Path) -> list[dict[str, Any]]:
+    """What the evaluation found before training and after each stage."""
+    return [read_summary(run / name)["graders"]["default"]["benchmarks"]["arithmetic"] for name in STAGES]
 
 
-def table_rows(measured: list[dict[str, Any]], steps: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
-    """(what, before, after)"""
-    first, last = steps[0], steps[-1]
+def steps(run: Path, stage: str, marker: str) -> list[dict[str, Any]]:
+    """Training steps of a stage: its log entries that hold `marker`."""
+    entries = [json.loads(line) for line in (run / stage / "metrics.jsonl").read_text().splitlines()]
+    return [entry for entry in entries if marker in entry]
+
+
+def table_rows(found: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """(what, before, after DFT, after NFT)"""
     return [
-        ("held-out problems right", *(f"{m['avg']['value']:.1%} ± {m['avg']['standard_error']:.1%}" for m in measured)),
-        ("problems without an answer", *(f"{m['no_answer'] * m['problems']:.0f} of {m['problems']}" for m in measured)),
-        ("DFT loss (first and last step)", f"{first['train/loss']:.4f}", f"{last['train/loss']:.4f}"),
-        ("cross-entropy", f"{first['train/cross_entropy']:.3f}", f"{last['train/cross_entropy']:.3f}"),
-        ("probability of the right token", f"{first['train/target_prob']:.3f}", f"{last['train/target_prob']:.3f}"),
+        ("held-out problems right", *(f"{m['avg']['value']:.1%} ± {m['avg']['standard_error']:.1%}" for m in found)),
+        ("problems without an answer", *(f"{m['no_answer'] * m['problems']:.0f} of {m['problems']}" for m in found)),
     ]
 
 
-def draw(measured: list[dict[str, Any]], steps: list[dict[str, Any]], path: Path) -> None:
-    """Three panels: loss and cross-entropy, probability of the target token, accuracy."""
+def draw(found: list[dict[str, Any]], dft: list[dict[str, Any]], nft: list[dict[str, Any]], path: Path) -> None:
+    """Three panels: DFT's losses, what NFT saw of its own answers, and held-out accuracy."""
     plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
-    figure, (losses, probability, accuracy) = plt.subplots(
+    figure, (losses, answers, accuracy) = plt.subplots(
         1, 3, figsize=(12, 3.6), width_ratios=(3, 3, 2), layout="constrained"
     )
-    x = [entry["step"] for entry in steps]
-    losses.plot(x, [entry["train/cross_entropy"] for entry in steps], color=GREY, label="cross-entropy")
-    losses.plot(x, [entry["train/loss"] for entry in steps], color=BLUE, label="DFT loss")
-    losses.set(title="Loss per token", xlabel="step", ylim=(0, None))
+    x = [entry["step"] for entry in dft]
+    losses.plot(x, [entry["train/cross_entropy"] for entry in dft], color=GREY, label="cross-entropy")
+    losses.plot(x, [entry["train/loss"] for entry in dft], color=BLUE, label="DFT loss")
+    losses.set(title="DFT: loss per token", xlabel="step", ylim=(0, None))
     losses.legend(frameon=False)
-    probability.plot(x, [entry["train/target_prob"] for entry in steps], color=BLUE)
-    probability.set(title="Probability of the target token", xlabel="step", ylim=(0, 1))
-    heights = [100 * m["avg"]["value"] for m in measured]
-    errors = [100 * m["avg"]["standard_error"] for m in measured]
-    bars = accuracy.bar(["before", "after"], heights, yerr=errors, capsize=4, color=[GREY, BLUE], width=0.6)
+    style = {"color": GREEN, "marker": "o", "markersize": 3}
+    generated = [entry for entry in nft if "sampling/accuracy" in entry]
+    answers.plot(
+        [entry["step"] for entry in generated],
+        [100 * entry["sampling/accuracy"] for entry in generated],
+        label="right, of all generated",
+        **style,
+    )
+    rated = [entry for entry in nft if "nft/correct_rate_p50" in entry]
+    x = [entry["step"] for entry in rated]
+    low, middle, high = ([100 * entry[f"nft/correct_rate_p{p}"] for entry in rated] for p in (10, 50, 90))
+    answers.plot(x, middle, color=GREY, label="correct rate $r_q$ of the groups\nlearned from (10, 50, 90 %)")
+    answers.fill_between(x, low, high, color=GREY, alpha=0.25, linewidth=0)
+    answers.set(title="NFT: the model's own answers", xlabel="step", ylim=(0, 100))
+    answers.yaxis.set_major_formatter("{x:.0f}%")
+    answers.xaxis.get_major_locator().set_params(integer=True)
+    answers.legend(frameon=False, fontsize=8)
+    heights = [100 * m["avg"]["value"] for m in found]
+    errors = [100 * m["avg"]["standard_error"] for m in found]
+    bars = accuracy.bar(list(STAGES.values()), heights, yerr=errors, capsize=4, color=[GREY, BLUE, GREEN], width=0.6)
     accuracy.bar_label(bars, fmt="%.0f%%", padding=3)
-    accuracy.set(title=f"Right answers, {measured[0]['problems']} held-out", ylim=(0, max(10, 1.25 * max(heights))))
+    accuracy.set(title=f"Right answers, {found[0]['problems']} held-out", ylim=(0, max(10, 1.25 * max(heights))))
     accuracy.yaxis.set_major_formatter("{x:.0f}%")
     figure.savefig(path, dpi=130)
 
 
 def main(run: Path) -> None:
-    measured, steps = load(run)
-    rows = table_rows(measured, steps)
-    table = Table("", "before", "after", title=f"{len(steps)} steps of DFT")
-    lines = ["| | before | after |", "|---|---|---|"]
-    for row in rows:
+    found = measured(run)
+    dft, nft = steps(run, "dft", "train/loss"), steps(run, "nft", "perf/time_per_step")
+    header = ("", *STAGES.values())
+    table = Table(*header, title=f"{len(dft)} steps of DFT, {len(nft)} of NFT")
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for row in table_rows(found):
         table.add_row(*row)
         lines.append(f"| {' | '.join(row)} |")
     (run / "summary.md").write_text("\n".join(lines) + "\n")
-    draw(measured, steps, run / "curves.png")
+    draw(found, dft, nft, run / "curves.png")
     Console().print(table)
-    tokens = sum(entry["train/tokens"] for entry in steps)
-    seconds = sum(entry["perf/seconds_per_step"] for entry in steps)
-    print(f"training: {seconds:.0f} s, {tokens / seconds:.0f} tokens per second")
+    tokens, seconds = (sum(entry[name] for entry in dft) for name in ("train/tokens", "perf/seconds_per_step"))
+    print(f"DFT: {seconds:.0f} s, {tokens / seconds:.0f} tokens per second")
+    print(f"NFT: {sum(entry['perf/time_per_step'] for entry in nft):.0f} s")
     print(f"curves:       {run / 'curves.png'}")
-    print(f"TensorBoard:  tensorboard --logdir {run / 'tensorboard'}")
-    print(f"model:        {run / ('global_step_' + str(steps[-1]['step'])) / 'huggingface'}")
+    print(f"TensorBoard:  tensorboard --logdir {run}")
+    print(f"answers:      {run / 'nft' / 'generations'}")
+    print(f"model:        {run / 'nft' / ('global_step_' + str(nft[-1]['step'])) / 'huggingface'}")
 
 
 if __name__ == "__main__":

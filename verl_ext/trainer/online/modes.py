@@ -115,6 +115,7 @@ class _OnlineTrainer(Fitting, PPOTrainer):
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         metrics.update(self._grading_metrics(batch))
+        metrics.update(_accuracy_before_sampling(metrics))
         if self.config.algorithm.adv_estimator != algorithm.NAME:
             return super()._compute_advantage(batch, metrics)
         with self._correctness_as_reward(batch):
@@ -229,3 +230,16 @@ class NFTTrainerSeparateAsync(_OnlineTrainer, PPOTrainerSeparateAsync):
     """Generation on devices of its own, beside training."""
 
     worker_class = DetachedOnlineWorker
+
+
+def _accuracy_before_sampling(metrics: dict[str, Any]) -> dict[str, float]:
+    """Share of right answers among all that a step generated, the dropped groups included.
+
+    The groups that were kept are taken to be as good as those that the step trains on.
+    """
+    generated = metrics.get("sampling/generated_groups", 0.0) - metrics.get("sampling/dropped_failed", 0.0)
+    if not generated or "reward/acc" not in metrics:
+        return {}
+    right = metrics.get("sampling/dropped_all_right", 0.0)
+    mixed = generated - right - metrics.get("sampling/dropped_all_wrong", 0.0)
+    return {"sampling/accuracy": (right + metrics["reward/acc"] * mixed) / generated}
