@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import transfer_queue as tq
 from omegaconf import OmegaConf
+from ray.exceptions import RayTaskError
 from transfer_queue import KVBatchMeta
 from verl.experimental.agent_loop import AgentLoopManager
 from verl.utils.debug import marked_timer
 from verl.utils.skip import SkipManager
 
 from verl_ext.trainer.checkpointing import Progress, RunState, find_checkpoint
-from verl_ext.trainer.exits import TrainingDivergedError
+from verl_ext.trainer.exits import TrainingDivergedError, WorkerDiedError
 from verl_ext.trainer.interruption import Interruption
 from verl_ext.trainer.online.generations import read_answers, write_lines
 from verl_ext.trainer.online.group_files import get_groups, put_groups, waiting_groups
@@ -169,7 +170,13 @@ class Fitting:
             "buffer": self.replay_buffer.state(),
         }
         files = {SAMPLING_FILE: json.dumps(sampling, indent=2), SURPLUS_FILE: "".join(get_groups(done))}
-        path = self.actor_rollout_wg.save(self.global_steps, self.progress, files)[0]
+        try:
+            path = self.actor_rollout_wg.save(self.global_steps, self.progress, files)[0]
+        except RayTaskError as error:
+            raise WorkerDiedError(
+                f"cannot save step {self.global_steps} in {self.config.trainer.default_local_dir}: "
+                f"{' '.join(str(error.cause).split())[:300]}"
+            ) from error
         self.log.note(f"saved {path}")
         if with_weights:
             self._add_weights(path)
