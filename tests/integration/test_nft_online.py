@@ -165,6 +165,29 @@ def test_a_worker_that_dies_ends_the_run_with_the_reason(arguments, tmp_path, ti
     assert reason in log.read_text()
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of one megabyte, which a checkpoint with optimizer does not fit on."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=False)
+    if done.returncode:
+        pytest.skip("only root can mount a small disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_with_the_reason(arguments, tmp_path, small_disk):
+    more = ["trainer.total_training_steps=5", "trainer.save_freq=1", "trainer.logger=[console]"]
+    with ray_folder() as ray:
+        process = start([*arguments, *more], small_disk / "run", tmp_path / "log", ray)
+        assert finish(process) == 4, (tmp_path / "log").read_text()
+    output = (tmp_path / "log").read_text()
+    assert f"error: cannot save step 1 in {small_disk / 'run'}: " in output
+    assert not (small_disk / "run" / "global_step_1").exists()
+
+
 @pytest.mark.slow
 def test_a_cluster_that_is_too_small_is_said_at_once(arguments, tmp_path):
     code, output = _run(arguments, tmp_path, "trainer.n_gpus_per_node=2", "ray_kwargs.ray_init.num_gpus=1")
