@@ -83,6 +83,8 @@ class Fitting:
             self.log.step(step, self._one_step())
             is_last = step == self.total_training_steps
             if self.interruption.received is not None and not is_last:
+                self.checkpoint_manager.sleep_replicas()  # whoever asked may not wait for a validation
+                self._save_checkpoint(with_weights=True)
                 self.log.note(
                     f"stopped after step {step} by {self.interruption.received}; the same command continues from here"
                 )
@@ -108,13 +110,11 @@ class Fitting:
                     tag["seq_len"] for tag in batch.tags if not tag.get("is_padding", False)
                 )
             self._count_skipped(metrics)
-            interrupted = self.interruption.received is not None
-            if is_last or interrupted or self._is_due(self.config.trainer.save_freq):
+            if is_last or self._is_due(self.config.trainer.save_freq):
                 with marked_timer("save_checkpoint", self.timing_raw):
-                    self._save_checkpoint(with_weights=is_last or interrupted)
-            if not interrupted:
-                self.on_step_end()
-                metrics.update(self._consume_sync_metrics())
+                    self._save_checkpoint(with_weights=is_last)
+            self.on_step_end()
+            metrics.update(self._consume_sync_metrics())
         if batch is None:
             return {**metrics, "perf/time_per_step": self.timing_raw["step"]}
         self._compute_metrics(
