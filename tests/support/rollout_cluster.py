@@ -1,0 +1,117 @@
+"""A small Ray cluster with verl's own clients, and ranks that have weights to send: what a trainer does to a rollout."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
+from transformers import AutoModelForCausalLM
+from verl.checkpoint_engine.base import CheckpointEngineRegistry
+from verl.single_controller.base import Worker
+from verl.single_controller.base.decorator import Dispatch, register
+from verl.utils.config import omega_conf_to_dataclass
+from verl.workers.config import HFModelConfig
+from verl.workers.rollout.base import get_rollout_class
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@contextmanager
+def ray_with(processes: int) -> Iterator[None]:
+    """Ray on this machine, with so many logical GPUs for ranks and servers."""
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a socket's path may have 107 characters
+    variables = {"PYTHONPATH": str(REPOSITORY), "VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": "1"}
+    ray.init(
+        address="local",
+        num_cpus=16,
+        num_gpus=processes,
+        include_dashboard=False,
+        log_to_driver=True,
+        object_store_memory=200 << 20,
+        runtime_env={"env_vars": variables},
+        _temp_dir=folder,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def rollout_config(model: Path, *overrides: str) -> DictConfig:
+    """verl's own configuration, for a small model in fp32."""
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        return compose(
+            "ppo_trainer",
+            [
+                f"actor_rollout_ref.model.path={model}",
+                "+actor_rollout_ref.model.override_config.attn_implementation=sdpa",
+                "actor_rollout_ref.rollout.name=hf",
+                "actor_rollout_ref.rollout.dtype=float32",
+                "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
+                "actor_rollout_ref.rollout.prompt_length=32",
+                "actor_rollout_ref.rollout.response_length=24",
+                "actor_rollout_ref.rollout.max_num_seqs=16",
+                "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes=1",
+                "trainer.device=cpu",
+                *overrides,
+            ],
+        )
+
+
+class WeightSender(Worker):
+    """A rank of a trainer, as far as the rollout sees it; its weights are those of a model folder."""
+
+    def __init__(self, config: DictConfig) -> None:
+        super().__init__()
+        self.rollout_config = omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
+        model_config: HFModelConfig = omega_conf_to_dataclass(config.actor_rollout_ref.model)
+        rollout_class = get_rollout_class(self.rollout_config.name, "async")
+        self.rollout = rollout_class(self.rollout_config, model_config, None)
+        checkpoint = self.rollout_config.checkpoint_engine
+        self.checkpoint_engine = CheckpointEngineRegistry.new(
+            checkpoint.backend,
+            is_master=self.rank == 0,
+            bucket_size=checkpoint.update_weights_bucket_megabytes << 20,
+        )
+        self.walked: list[str] = []
+        self.weights_from = config.actor_rollout_ref.model.path
+        self.stop_after: int | None = None
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def use_weights(self, folder: str, stop_after: int | None = None) -> None:
+        """Send these from now on; with `stop_after`, the next update fails after so many tensors."""
+        self.weights_from, self.stop_after = folder, stop_after
+
+    def _weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        self.walked = []
+        model = AutoModelForCausalLM.from_pretrained(self.weights_from, dtype=torch.float32)
+        for name, tensor in model.state_dict().items():
+            if len(self.walked) == self.stop_after:
+                raise OSError("the disk with the weights is gone")
+            self.walked.append(name)
+            yield name, tensor
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL, blocking=False)
+    async def update_weights(self, global_steps: int | None = None, mode: str = "naive") -> None:
+        if mode == "naive":
+            await self.rollout.resume(tags=["weights"])
+            await self.rollout.update_weights(self._weights(), global_steps=global_steps)
+            await self.rollout.resume(tags=["kv_cache"])
+        else:
+            await self.checkpoint_engine.send_weights(self._weights(), global_steps=global_steps)
+
+    @register(dispatch_mode=Dispatch.DP_COMPUTE, blocking=False)
+    def execute_checkpoint_engine(self, method: str, *args, **kwargs):
+        return getattr(self.checkpoint_engine, method)(*args, **kwargs)
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def walked_weights(self) -> list[str]:
+        return self.walked
