@@ -10,18 +10,14 @@ import torch
 from ray.exceptions import RayActorError
 from transformers import AutoModelForCausalLM
 from verl.checkpoint_engine.base import CheckpointEngineManager
-from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServerManager
 
-from tests.support.rollout_cluster import WeightSender, ray_with, rollout_config
+from tests.support.rollout_cluster import GREEDY, PROMPTS, generate, kill_all, ray_with, rollout_config, senders
 from tests.support.tiny_generation import greedy_reference, log_probs_reference
 from tests.support.tiny_model import save_tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-GREEDY = {"temperature": 0, "top_p": 1.0, "top_k": -1, "logprobs": True}
-PROMPTS = [[5 + index, 40, 60 + index, 7] for index in range(8)]
 
 
 @pytest.fixture(scope="module")
@@ -42,40 +38,9 @@ def cluster():
         yield
 
 
-def senders(config, ranks: int) -> RayWorkerGroup:
-    actor = RayClassWithInitArgs(ray.remote(WeightSender), config=config)
-    return RayWorkerGroup(
-        resource_pool=RayResourcePool([ranks], use_gpu=True, max_colocate_count=2),
-        ray_cls_with_init=actor,
-        device_name="cpu",
-    )
-
-
-def generate(client, prompts=PROMPTS, **params) -> list:
-    async def all_of_them():
-        return await asyncio.gather(
-            *[
-                client.generate(str(index), prompt_ids=prompt, sampling_params={**GREEDY, "ignore_eos": True, **params})
-                for index, prompt in enumerate(prompts)
-            ]
-        )
-
-    return asyncio.run(all_of_them())
-
-
 def expected(model, prompts=PROMPTS, max_tokens: int = 24) -> list[list[int]]:
     model.generation_config.eos_token_id = None
     return [greedy_reference(model, prompt, max_tokens) for prompt in prompts]
-
-
-def kill_all(*managers: LLMServerManager, workers: RayWorkerGroup | None = None) -> None:
-    """Free names and logical GPUs for the next test."""
-    for manager in managers:
-        for replica in manager.get_replicas():
-            for actor in [*replica.servers, *replica.workers]:
-                ray.kill(actor)
-    for worker in workers.workers if workers else []:
-        ray.kill(worker)
 
 
 @pytest.fixture
@@ -127,18 +92,14 @@ def test_an_interrupted_response_goes_on_with_new_weights(hybrid, folders, model
 
     async def interrupted():
         answers = [
-            asyncio.create_task(
-                client.generate(str(i), prompt_ids=p, sampling_params={**GREEDY, "ignore_eos": True, "max_tokens": 200})
-            )
+            asyncio.create_task(client.generate(str(i), prompt_ids=p, sampling_params={**GREEDY, "max_tokens": 200}))
             for i, p in enumerate(PROMPTS)
         ]
         await asyncio.sleep(0.2)
         await replica.abort_all_requests()
         await replica.sleep()
         await asyncio.gather(*group.update_weights(global_steps=2))
-        late = asyncio.create_task(
-            client.generate("late", prompt_ids=[9, 9], sampling_params={**GREEDY, "ignore_eos": True})
-        )
+        late = asyncio.create_task(client.generate("late", prompt_ids=[9, 9], sampling_params=GREEDY))
         await asyncio.sleep(0.2)
         assert not late.done()  # waits for the end of the pause
         await replica.resume_generation()
@@ -220,9 +181,7 @@ def test_a_killed_server_is_an_error_for_clients_and_trainer(hybrid):
 
     async def killed_while_generating():
         answers = [
-            asyncio.create_task(
-                client.generate(str(i), prompt_ids=p, sampling_params={**GREEDY, "ignore_eos": True, "max_tokens": 400})
-            )
+            asyncio.create_task(client.generate(str(i), prompt_ids=p, sampling_params={**GREEDY, "max_tokens": 400}))
             for i, p in enumerate(PROMPTS)
         ]
         await asyncio.sleep(0.1)

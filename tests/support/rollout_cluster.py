@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,10 +17,15 @@ from transformers import AutoModelForCausalLM
 from verl.checkpoint_engine.base import CheckpointEngineRegistry
 from verl.single_controller.base import Worker
 from verl.single_controller.base.decorator import Dispatch, register
+from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.config import HFModelConfig
 from verl.workers.rollout.base import get_rollout_class
+from verl.workers.rollout.llm_server import LLMServerClient, LLMServerManager
+from verl.workers.rollout.replica import TokenOutput
 
+GREEDY = {"temperature": 0, "top_p": 1.0, "top_k": -1, "logprobs": True, "ignore_eos": True}
+PROMPTS = [[5 + index, 40, 60 + index, 7] for index in range(8)]
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -115,3 +121,37 @@ class WeightSender(Worker):
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def walked_weights(self) -> list[str]:
         return self.walked
+
+
+def senders(config: DictConfig, ranks: int) -> RayWorkerGroup:
+    """Ranks 0 to `ranks` - 1."""
+    actor = RayClassWithInitArgs(ray.remote(WeightSender), config=config)
+    return RayWorkerGroup(
+        resource_pool=RayResourcePool([ranks], use_gpu=True, max_colocate_count=2),
+        ray_cls_with_init=actor,
+        device_name="cpu",
+    )
+
+
+def generate(client: LLMServerClient, prompts: list[list[int]] = PROMPTS, **params) -> list[TokenOutput]:
+    """Ask for all prompts at once, greedily."""
+
+    async def all_of_them() -> list[TokenOutput]:
+        return await asyncio.gather(
+            *[
+                client.generate(str(index), prompt_ids=prompt, sampling_params={**GREEDY, **params})
+                for index, prompt in enumerate(prompts)
+            ]
+        )
+
+    return asyncio.run(all_of_them())
+
+
+def kill_all(*managers: LLMServerManager, workers: RayWorkerGroup | None = None) -> None:
+    """Free names and logical GPUs for the next test."""
+    for manager in managers:
+        for replica in manager.get_replicas():
+            for actor in [*replica.servers, *replica.workers]:
+                ray.kill(actor)
+    for worker in workers.workers if workers else []:
+        ray.kill(worker)
