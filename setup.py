@@ -77,7 +77,7 @@ setup(
     description="DFT and NFT post-training as a plugin for verl",
     license="Apache-2.0",
     packages=find_packages(include=["verl_ext", "verl_ext.*"]),
-    package_data={"verl_ext.trainer": ["config/*.yaml"]},
+    package_data={"verl_ext.trainer": ["config/*.yaml", "config/*/*.yaml"]},
     python_requires=">=3.10,<3.13",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

@@ -7,10 +7,14 @@ Imported when verl's agent loops are (see `verl_ext.plugin`).
 from __future__ import annotations
 
 import hashlib
+import logging
 from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+
+# verl 0.9.1 says for every single answer that a text-only model uses its default way of building token ids.
+logging.getLogger("verl.utils.tokenizer.continuous_token_wiring").setLevel(logging.ERROR)
 
 NAME = "seeded_single_turn"
 ENGINES_WITH_SEEDS = ("hf", "vllm")

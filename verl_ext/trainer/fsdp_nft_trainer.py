@@ -34,14 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(__doc__)
         return 0
     with user_errors_exit():
-        if _is_offline(arguments):
+        if is_offline(arguments):
             from verl_ext.trainer.nft_offline import run
         else:
             from verl_ext.trainer.nft_online import run
         return run(arguments)
 
 
-def _is_offline(arguments: Sequence[str]) -> bool:
+def is_offline(arguments: Sequence[str]) -> bool:
     """Whether the ranks of torchrun are to train on the generations of a file; both must be so, or neither."""
     ranks = "TORCHELASTIC_RUN_ID" in os.environ or {"RANK", "WORLD_SIZE"} <= os.environ.keys()
     rollouts = any(argument.lstrip("+").startswith("data.rollouts=") for argument in arguments)

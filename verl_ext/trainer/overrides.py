@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -84,8 +85,7 @@ def compose_config(config_name: str, arguments: Sequence[str], vocabulary: Vocab
     """
     overrides = [_modernise(argument, vocabulary) for argument in _refuse_stray_blanks(arguments)]
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        defaults = compose(config_name)
-        overrides = _refuse_unknown_keys(overrides, _keys(defaults), vocabulary)
+        overrides = _refuse_unknown_keys(overrides, _default_keys(config_name), vocabulary)
         try:
             config = compose(config_name, overrides=overrides)
             OmegaConf.resolve(config)
@@ -154,6 +154,11 @@ def _require_choice(group: str, name: Any) -> None:
     names = sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
     if name not in names:
         raise ConfigError(group, given=name, expected=f"one of {', '.join(names)}")
+
+
+@cache
+def _default_keys(config_name: str) -> set[str]:
+    return _keys(compose(config_name))
 
 
 def _keys(config: DictConfig, prefix: str = "") -> set[str]:

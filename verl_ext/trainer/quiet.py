@@ -25,6 +25,8 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*engine is not available.*", category=UserWarning)
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*", category=FutureWarning)
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    # says at every access how many threads it takes
+    logging.getLogger("transfer_queue.utils.common").setLevel(logging.ERROR)
     if not sys.stderr.isatty():
         from transformers.utils import logging as transformers_logging
 

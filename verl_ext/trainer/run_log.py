@@ -23,7 +23,7 @@ class RunLog:
         total_steps: for the progress bar.
         first_step: steps that an earlier part of the run has done; what it logged beyond them is dropped.
         active: whether this rank writes.
-        headline: what the progress bar says of a step.
+        headline: what the progress bar, or the line that stands for it in a file, says of a step.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class RunLog:
         self._bar.update(1)
         self._bar.set_postfix_str(self._headline(metrics))
         if self._to_console and not sys.stderr.isatty():
-            self.note(_one_line(step, metrics))
+            self.note(f"step {step}: {self._headline(metrics)}")
 
     def validation(self, step: int, metrics: dict[str, float]) -> None:
         """Record a validation after a step."""

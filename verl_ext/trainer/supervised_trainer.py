@@ -319,6 +319,7 @@ class SupervisedTrainer(SFTTrainer, ABC):
 def _headline(metrics: dict[str, float]) -> str:
     return (
         f"loss {metrics['train/loss']:.4f}, p {metrics['train/target_prob']:.3f}, "
+        f"gradient {metrics['train/grad_norm']:.3g}, lr {metrics['train/lr']:.3g}, "
         f"{metrics['perf/tokens_per_second']:.0f} tok/s"
     )
 

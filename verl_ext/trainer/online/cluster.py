@@ -75,7 +75,8 @@ def _runtime_env(config: DictConfig, device: str, given: dict[str, Any]) -> dict
         "VERL_ENGINE_VENDOR": ENGINE_VENDOR,
         "VERL_LOGGING_LEVEL": os.environ.get("VERL_LOGGING_LEVEL", "WARN"),
         "TQ_LOGGING_LEVEL": os.environ.get("TQ_LOGGING_LEVEL", "ERROR"),
-        "TENSORBOARD_DIR": os.environ.get("TENSORBOARD_DIR", ""),
+        # verl probes for engines nobody asked for
+        "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore::UserWarning:verl.workers.engine"),
     }
     if device == "cpu":
         threads = os.environ.get("OMP_NUM_THREADS") or str(_threads_per_rank(config))

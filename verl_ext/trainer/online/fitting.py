@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import transfer_queue as tq
 from omegaconf import OmegaConf
+from transfer_queue import KVBatchMeta
 from verl.experimental.agent_loop import AgentLoopManager
 from verl.utils.debug import marked_timer
 from verl.utils.skip import SkipManager
@@ -19,6 +20,7 @@ from verl.utils.skip import SkipManager
 from verl_ext.trainer.checkpointing import Progress, RunState, find_checkpoint
 from verl_ext.trainer.exits import TrainingDivergedError
 from verl_ext.trainer.interruption import Interruption
+from verl_ext.trainer.online.generations import read_answers, write_lines
 from verl_ext.trainer.online.group_files import get_groups, put_groups, waiting_groups
 from verl_ext.trainer.online.groups import Acceptance, NoGroupsError
 from verl_ext.trainer.online.health import ActorWatch
@@ -191,6 +193,28 @@ class Fitting:
             }
         )
 
+    def _log_rollout_data(self, batch: KVBatchMeta, timing_raw: dict[str, float], rollout_data_dir: str) -> None:
+        keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+        rows = read_answers(sorted(keys), batch.partition_id, self.tokenizer)
+        self._dump_futures.append(
+            self._dump_executor.submit(write_lines, Path(rollout_data_dir) / f"{self.global_steps}.jsonl", rows)
+        )
+
+    @staticmethod
+    def _write_generations(
+        inputs: list[str],
+        outputs: list[str],
+        gts: list[Any],
+        scores: list[float],
+        reward_extra_infos_dict: dict[str, list],
+        dump_path: str,
+        global_steps: int,
+    ) -> None:
+        columns = {"prompt": inputs, "response": outputs, "ground_truth": gts, "score": scores}
+        columns |= {name: values for name, values in reward_extra_infos_dict.items() if len(values) == len(inputs)}
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        write_lines(Path(dump_path) / f"{global_steps}.jsonl", rows)
+
     def _val_metrics_update(
         self,
         data_sources: list[str],
@@ -219,6 +243,11 @@ class Fitting:
 
 
 def _headline(metrics: dict[str, float]) -> str:
-    """Accuracy of the answers, loss, length and seconds, of those that a step has."""
-    names = {"reward/acc": "acc", "actor/pg_loss": "loss", "response_length/mean": "tokens", "perf/time_per_step": "s"}
+    """Accuracy of the answers, gradient norm, length and seconds, of those that a step has."""
+    names = {
+        "reward/acc": "acc",
+        "actor/grad_norm": "gradient",
+        "response_length/mean": "tokens",
+        "perf/time_per_step": "s",
+    }
     return ", ".join(f"{short} {metrics[name]:.3g}" for name, short in names.items() if name in metrics)

@@ -66,7 +66,7 @@ class _OnlineTrainer(Fitting, PPOTrainer):
             "max_off_policy_strategy": sampler.max_off_policy_strategy,
             "sampler_kwargs": sampler.sampler_kwargs,
             "refill_fn": self._add_prompts_to_generate,
-            "filter_groups_metric": self._resolve_filter_groups_metric(),
+            "filter_groups_metric": self.config.algorithm.filter_groups.metric if self.sampling.drop_uniform else None,
         }
         if self.trainer_mode == "sync":
             return GroupBuffer(train_batch_size=self.config.data.train_batch_size, **arguments)

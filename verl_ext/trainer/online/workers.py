@@ -15,6 +15,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from verl_ext.platform.cpu_memory import return_freed_memory
 from verl_ext.trainer.checkpointing import Checkpoints, Progress, RunState
+from verl_ext.trainer.quiet import quiet_libraries
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=60)
 """Ranks wait for the slowest one; generation, which can take longer, is not a collective."""
@@ -24,6 +25,7 @@ class OnlineTrainingWorker(TrainingWorker):
     """A rank of the actor or of the reference model."""
 
     def __init__(self, config: TrainingWorkerConfig) -> None:
+        quiet_libraries()
         if get_device_name() == "cpu":
             return_freed_memory()
             if not dist.is_initialized():
