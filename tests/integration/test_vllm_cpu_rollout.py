@@ -3,7 +3,6 @@
 import importlib.util
 
 import pytest
-import ray
 import torch
 from transformers import AutoModelForCausalLM
 from verl.checkpoint_engine.base import CheckpointEngineManager
@@ -28,7 +27,7 @@ def test_vllm_on_a_cpu_generates_with_the_weights_that_it_was_sent(tmp_path, tie
         save_tiny_model(tmp_path / str(seed), seed=seed, hidden_size=64, heads=2, kv_heads=1, tied=tied)
         for seed in range(2)
     ]
-    with ray_with(processes=1):
+    with ray_with(1):
         config = rollout_config(folders[0], "actor_rollout_ref.rollout.name=vllm")
         group = senders(config, 1)
         manager = LLMServerManager.create(config, worker_group=group)
@@ -49,4 +48,3 @@ def test_vllm_on_a_cpu_generates_with_the_weights_that_it_was_sent(tmp_path, tie
                     assert output.extra_fields["global_steps"] == step
         finally:
             kill_all(manager, workers=group)
-            ray.shutdown()

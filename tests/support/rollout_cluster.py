@@ -13,6 +13,8 @@ import ray
 import torch
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
+from ray.cluster_utils import Cluster
+from ray.util import get_placement_group, placement_group_table, remove_placement_group
 from transformers import AutoModelForCausalLM
 from verl.checkpoint_engine.base import CheckpointEngineRegistry
 from verl.single_controller.base import Worker
@@ -30,24 +32,20 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @contextmanager
-def ray_with(processes: int) -> Iterator[None]:
-    """Ray on this machine, with so many logical GPUs for ranks and servers."""
+def ray_with(*processes: int) -> Iterator[None]:
+    """Ray on this machine: for each number a node with so many logical GPUs, for ranks and servers."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a socket's path may have 107 characters
     variables = {"PYTHONPATH": str(REPOSITORY), "VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": "1"}
-    ray.init(
-        address="local",
-        num_cpus=16,
-        num_gpus=processes,
-        include_dashboard=False,
-        log_to_driver=True,
-        object_store_memory=200 << 20,
-        runtime_env={"env_vars": variables},
-        _temp_dir=folder,
-    )
+    node = {"num_cpus": 16, "object_store_memory": 200 << 20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "num_gpus": processes[0], "temp_dir": folder})
     try:
+        for number in processes[1:]:
+            cluster.add_node(**node, num_gpus=number)
+        ray.init(address=cluster.address, runtime_env={"env_vars": variables})
         yield
     finally:
         ray.shutdown()
+        cluster.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -147,11 +145,14 @@ def generate(client: LLMServerClient, prompts: list[list[int]] = PROMPTS, **para
     return asyncio.run(all_of_them())
 
 
-def kill_all(*managers: LLMServerManager, workers: RayWorkerGroup | None = None) -> None:
-    """Free names and logical GPUs for the next test."""
+def kill_all(*managers: LLMServerManager, workers: RayWorkerGroup) -> None:
+    """Free names, logical GPUs and memory for the next test."""
     for manager in managers:
         for replica in manager.get_replicas():
             for actor in [*replica.servers, *replica.workers]:
                 ray.kill(actor)
-    for worker in workers.workers if workers else []:
+    for worker in workers.workers:
         ray.kill(worker)
+    for group in placement_group_table().values():
+        if group["state"] != "REMOVED":
+            remove_placement_group(get_placement_group(group["name"]))
