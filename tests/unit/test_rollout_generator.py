@@ -166,6 +166,18 @@ def test_a_common_beginning_is_computed_once_and_later_requests_share_it():
         assert results[str(index)].token_ids == greedy_reference(model, prompt, 20 if index == 0 else 5)
 
 
+def test_a_prompt_that_runs_ahead_of_another_response_does_not_wait_for_it():
+    model, prompt = random_model(), random_prompts(1, shortest=20)[0]
+    whole = greedy_reference(model, prompt, 40)
+    generator = Generator(model, eos_token_ids=[])
+    generator.add_request("behind", prompt, greedy(40))
+    generator.step()
+    generator.add_request("ahead", prompt + whole[:30], greedy(1))
+    (done,) = generator.step()
+    assert (done.request_id, done.token_ids) == ("ahead", whole[30:31])
+    assert finish(generator)["behind"].token_ids == whole
+
+
 def test_requests_join_and_leave_while_others_run():
     model, prompts = random_model(), random_prompts(8)
     lengths = [30, 2, 17, 5, 9, 1, 12, 20]

@@ -103,6 +103,10 @@ class PlatformCPU(PlatformBase):
         # verl's resource check knows GPU and NPU only; on this platform Ray is started with logical GPUs.
         return "GPU"
 
+    def rollout_env_vars(self) -> dict[str, str]:
+        # vLLM would bind its threads to cores of its own choice, the same ones in every server.
+        return {"VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind")}
+
     def ray_noset_envvars(self) -> list[str]:
         return ["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"]
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from verl_ext.errors import ConfigError, DataError
 from verl_ext.rollout.kv_cache import SlotCache
+from verl_ext.rollout.model_limits import cache_bytes_per_token, context_length, require_full_attention
 from verl_ext.rollout.packed_attention import Segment, StepPlan, packed_steps
 from verl_ext.rollout.sampling import (
     SEED_LIMIT,
@@ -113,9 +114,9 @@ class Generator:
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
         self.eos_token_ids = frozenset(eos_token_ids)
-        self.max_model_len = _context_length(model, max_model_len)
-        _require_full_attention(model, self.max_model_len)
-        self._max_cache_tokens = None if max_cache_bytes is None else max_cache_bytes // _cache_bytes_per_token(model)
+        self.max_model_len = context_length(model, max_model_len)
+        require_full_attention(model, self.max_model_len)
+        self._max_cache_tokens = None if max_cache_bytes is None else max_cache_bytes // cache_bytes_per_token(model)
         self._vocab_size = model.get_output_embeddings().weight.shape[0]
         self._allowed_vocab = self._vocab_size if vocab_size is None else vocab_size
         if not 0 < self._allowed_vocab <= self._vocab_size:
@@ -262,8 +263,10 @@ class Generator:
         """Take over what another slot has of this prompt; True: wait, that slot is about to compute it."""
         best, source = SHORTEST_SHARED_PREFIX - 1, -1
         for other, candidate in enumerate(self._running):
-            # Its own last token is computed in any case: the logits after it are needed.
-            shared = _common_prefix(candidate.tokens, request.tokens[:-1])
+            # What a candidate has or, if it is at its prompt still, is about to have. The last token of this request
+            # is computed in any case: the logits after it are needed.
+            reach = candidate.computed if candidate.log_probs else candidate.prompt_length
+            shared = _common_prefix(candidate.tokens[:reach], request.tokens[:-1])
             usable = candidate.weights == self._weights and (candidate.computed or other < slot)
             if usable and shared > best:
                 best, source = shared, other
@@ -279,10 +282,11 @@ class Generator:
         """Compute the segments; returns the logits after the complete ones, fp32, shape (complete, vocab)."""
         device = self.model.device
         tokens, positions, last = [], [], []
+        complete_slots = {segment.slot for segment in complete}
         for segment in segments:
             tokens += self._running[segment.slot].tokens[segment.start : segment.end]
             positions += range(segment.start, segment.end)
-            if segment in complete:
+            if segment.slot in complete_slots:
                 last.append(len(tokens) - 1)
         plan = StepPlan(self._cache, segments, device)
         self.model.eval()
@@ -323,28 +327,3 @@ def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
         if one != other:
             return position
     return min(len(first), len(second))
-
-
-def _cache_bytes_per_token(model: PreTrainedModel) -> int:
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
-
-
-def _context_length(model: PreTrainedModel, asked: int | None) -> int:
-    own = model.config.get_text_config().max_position_embeddings
-    if asked is None:
-        return own
-    if not 2 <= asked <= own:
-        raise ConfigError("max_model_len", given=asked, expected=f"2 to {own}, the model's max_position_embeddings")
-    return asked
-
-
-def _require_full_attention(model: PreTrainedModel, context: int) -> None:
-    config = model.config.get_text_config()
-    others = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    window = getattr(config, "sliding_window", None)
-    if others or (window is not None and window < context):
-        found = ", ".join(sorted(others)) or f"a sliding window of {window} and a context of {context}"
-        raise ConfigError("model", given=found, expected="full attention in every layer (use vLLM for others)")

@@ -62,8 +62,10 @@ class StepPlan:
         self.visible = (columns <= self.single_columns.unsqueeze(-1))[:, None, None, :]
         """(singles, 1, 1, single_width): which columns each single token sees."""
 
-    def together(self) -> bool:
-        """Whether the single tokens are best computed in one call, which reads up to the longest one's columns."""
+        self.together = self._best_together()
+        """Whether the single tokens are computed in one call, which reads up to the longest one's columns."""
+
+    def _best_together(self) -> bool:
         if [segment.slot for segment in self.singles] != list(range(len(self.singles))):
             return False  # not a view of the cache
         one_call = len(self.singles) * self.single_width
@@ -128,7 +130,7 @@ def _attend_singles(plan: StepPlan, layer: LayerSlots, query: Tensor, scaling: f
     count, heads, size = query.shape
     groups = layer.keys.shape[1]
     query = query.reshape(count, groups, heads // groups, size)
-    if plan.together():
+    if plan.together:
         keys, values = (cached[:count, :, : plan.single_width] for cached in (layer.keys, layer.values))
         mask = plan.visible.expand(-1, -1, heads // groups, -1)
         output = scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scaling)

