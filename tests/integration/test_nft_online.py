@@ -14,7 +14,8 @@ from tests.support.launch import finish, kill, wait_until
 from tests.support.online import answers, logged, prepare, ray_folder, start, validations, workers
 
 STEPS = 20
-SLOW_START_S = 240
+
+pytestmark = pytest.mark.timeout(1200)  # the first test of a kind pays for the whole run, others start several
 
 
 @pytest.fixture(scope="module")

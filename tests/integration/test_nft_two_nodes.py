@@ -13,6 +13,8 @@ import pytest
 from tests.support.launch import finish
 from tests.support.online import logged, prepare, ray_folder, start
 
+pytestmark = pytest.mark.timeout(600)
+
 ROOT = Path(__file__).parents[2]
 
 
