@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,6 +18,7 @@ from verl_ext.trainer.exits import (
 )
 
 CONFIG_NAME = "nft_trainer"
+RAY_TOKEN_FILE = Path("~/.ray/auth_token")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -25,6 +27,7 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         UserError: the input cannot work.
     """
+    _offer_ray_token()
     from verl_ext.trainer.nft_vocabulary import NFT_VOCABULARY
     from verl_ext.trainer.overrides import compose_config
 
@@ -48,6 +51,15 @@ def run(arguments: Sequence[str]) -> int:
     check_device(config, device)
     complete_config(config, device)
     return _train(config, device)
+
+
+def _offer_ray_token() -> None:
+    """Let Ray show its token to a cluster that asks for one, as those of `sh/ray_cluster.sh` do.
+
+    Ray reads this when it is imported, which verl's configuration does.
+    """
+    if RAY_TOKEN_FILE.expanduser().is_file() or os.environ.get("RAY_AUTH_TOKEN"):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _joins_cluster(config: DictConfig) -> bool:

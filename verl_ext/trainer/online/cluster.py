@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,7 +19,6 @@ WAIT_FOR_NODES_S = 20.0
 """How long machines may take to join a running cluster."""
 LOGICAL_CPUS = 32
 """What Ray is told on a machine without GPUs, where actors that mostly wait would else fill two real cores."""
-TOKEN_FILE = Path("~/.ray/auth_token").expanduser()
 CPUS_PER_RANK = 3
 """verl reserves so many for each training process (ResourcePoolManager.max_colocate_count, verl 0.9.1)."""
 
@@ -51,8 +49,6 @@ def ray_cluster(config: DictConfig, device: str) -> Iterator[None]:
             arguments.setdefault("num_gpus", sum(_processes_per_node(config)))
     else:
         arguments["address"] = address
-        if TOKEN_FILE.is_file():  # then clusters on this machine ask for it, and Ray only offers it when told to
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
         for name in ("num_cpus", "num_gpus", "include_dashboard", "_temp_dir"):  # decided when it was started
             arguments.pop(name, None)
     try:
