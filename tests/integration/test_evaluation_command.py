@@ -69,7 +69,7 @@ def test_the_published_five_arguments(problems, model_folder, tmp_path):
     identity = summary["run"]["identity"]
     assert (identity["prompt_type"], identity["temperature"], identity["top_p"]) == ("qwen-boxed", 0.8, 1.0)
     assert (identity["max_tokens"], identity["seed"], identity["fit_context"]) == (4096, 0, True)
-    assert summary["run"]["n_samples"] == 2 and summary["graders"]["qwen"]["complete"]
+    assert summary["run"]["benchmarks"]["amc23"]["n_samples"] == 2 and summary["graders"]["qwen"]["complete"]
     records = map(json.loads, samples_file(out, "amc23").read_text().splitlines())
     first = next(record for record in records if record["problem"] == 0)
     assert first["prompt"].endswith(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.launch import finish, metrics, run, start, trainer_arguments
 from tests.support.tiny_model import CHAT_TEMPLATE, save_tiny_model
 from verl_ext.data.batching import GlobalBatches
 from verl_ext.data.sft_dataset import SFTDataConfig, SFTDataset
+from verl_ext.errors import UserError
+from verl_ext.evaluation.checkpoints import export, find_model
 
 STEPS = 5
 LEARNING_RATE = 1e-2
@@ -114,6 +118,32 @@ def test_a_run_leaves_curves_a_log_and_one_checkpoint(finished_run):
     assert not list(model_folder.parent.glob("huggingface.incomplete"))
 
 
+def without_weights(checkpoint, folder):
+    """A checkpoint as it is before the last one of a run: shards, and beside them only configuration and tokenizer."""
+    copy = shutil.copytree(checkpoint, folder, ignore=shutil.ignore_patterns("*.safetensors", "lora_adapter", "optim*"))
+    assert not list((copy / "huggingface").glob("*.safetensors"))
+    return copy
+
+
+@pytest.mark.slow
+def test_shards_of_two_ranks_make_the_model_that_the_run_exported(finished_run, tmp_path):
+    folder, _ = finished_run
+    checkpoint = folder / f"global_step_{STEPS}"
+    shards = without_weights(checkpoint, tmp_path / "global_step_5")
+    export(str(shards), tmp_path / "exported")
+    ours, theirs = (
+        load_file(path / "model.safetensors") for path in (tmp_path / "exported", checkpoint / "huggingface")
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert AutoTokenizer.from_pretrained(tmp_path / "exported").chat_template == CHAT_TEMPLATE
+    assert find_model(str(folder)).path == str(checkpoint / "huggingface")
+    assert find_model(str(checkpoint)).kind == "model" and find_model(str(shards)).kind == "shards"
+    next(shards.glob("model_world_size_2_rank_1.pt")).unlink()
+    with pytest.raises(UserError, match="no model_world_size_2_rank_1.pt; the checkpoint is not complete"):
+        export(str(shards), tmp_path / "again")
+
+
 @pytest.mark.slow
 def test_a_lora_run_leaves_merged_weights_and_the_adapter(train_file, tmp_path):
     """On a base model, whose chat template comes from a file and goes along with the trained model."""
@@ -134,6 +164,14 @@ def test_a_lora_run_leaves_merged_weights_and_the_adapter(train_file, tmp_path):
     assert torch.allclose(merged(tokens).logits, adapted(tokens).logits, atol=1e-5)
     untouched = AutoModelForCausalLM.from_pretrained(model_folder).eval()
     assert not torch.allclose(merged(tokens).logits, untouched(tokens).logits, atol=1e-3)
+
+    for name, source in {
+        "from shards": without_weights(checkpoint, tmp_path / "global_step_1"),
+        "from the adapter": checkpoint / "lora_adapter",
+    }.items():
+        export(str(source), tmp_path / name, base=str(model_folder))
+        exported = AutoModelForCausalLM.from_pretrained(tmp_path / name).eval()
+        assert torch.allclose(exported(tokens).logits, merged(tokens).logits, atol=1e-5), name
 
 
 @pytest.mark.slow

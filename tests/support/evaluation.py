@@ -60,9 +60,9 @@ def write_run(
     output_dir: Path, responses: Sequence[Sequence[str]], golds: Sequence[Any], *keys: str, tokens: int = 10
 ) -> None:
     """A folder as `generate` leaves it, with these responses by problem and sample to golds of benchmark `own`."""
-    config = read_config(["model=by-hand", f"output_dir={output_dir}", f"n_samples={len(responses[0])}", *keys])
-    own = {"own": {"source": "own.jsonl", "problems": len(golds), "fingerprint": "by-hand"}}
-    run_of(config, "by-hand", own).write(output_dir)
+    config = read_config(["model=by-hand", f"output_dir={output_dir}", *keys])
+    own = {"source": "own.jsonl", "problems": len(golds), "n_samples": len(responses[0]), "fingerprint": "by-hand"}
+    run_of(config, "by-hand", {"own": own}).write(output_dir)
     with Lines(samples_file(output_dir, "own")) as lines:
         for problem, (samples, gold) in enumerate(zip(responses, golds, strict=True)):
             for sample, response in enumerate(samples):

@@ -87,7 +87,7 @@ def test_other_options_of_the_grader_grade_anew(tmp_path, capsys):
 def test_samples_that_were_not_asked_for_and_problems_without_one_do_not_count(tmp_path):
     write_run(tmp_path, RESPONSES, GOLDS)
     more = json.loads((tmp_path / "run.json").read_text())
-    more["n_samples"], more["benchmarks"]["own"]["problems"] = 1, 3
+    more["benchmarks"]["own"].update(n_samples=1, problems=3)
     (tmp_path / "run.json").write_text(json.dumps(more))
     summary = scored(tmp_path)
     numbers = summary["benchmarks"]["own"]

@@ -12,7 +12,7 @@ from verl_ext.evaluation.config import read_config
 from verl_ext.evaluation.run_identity import Run, require_same_run, run_of, weights_fingerprint
 from verl_ext.evaluation.store import Lines, read_json
 
-BENCHMARK = {"gsm8k": {"source": "gsm8k", "problems": 5, "fingerprint": "abc"}}
+BENCHMARK = {"gsm8k": {"source": "gsm8k", "problems": 5, "n_samples": 1, "fingerprint": "abc"}}
 
 
 def config(*arguments):
@@ -100,7 +100,12 @@ def test_more_samples_problems_and_benchmarks_and_other_machines_are_the_same_ru
     run_of(config(), "/models/tiny", BENCHMARK).write(tmp_path)
     more = {"gsm8k": {**BENCHMARK["gsm8k"], "problems": 9}, "amc23": BENCHMARK["gsm8k"]}
     same = config("n_samples=8", "max_num_seqs=4", "grader=qwen", "tensor_parallel_size=2")
-    require_same_run(run_of(same, "/models/tiny", more), tmp_path)
+    asked = run_of(same, "/models/tiny", more)
+    require_same_run(asked, tmp_path)
+    asked.write(tmp_path)
+    run_of(same, "/models/tiny", {"aime24": {**BENCHMARK["gsm8k"], "n_samples": 32}}).write(tmp_path)
+    assert list(Run.read(tmp_path).benchmarks) == ["gsm8k", "amc23", "aime24"]
+    assert Run.read(tmp_path).samples == 9 + 5 + 5 * 32
 
 
 def test_a_model_is_its_weights_wherever_it_lies(model_folder, tmp_path):

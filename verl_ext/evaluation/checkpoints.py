@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -59,16 +60,17 @@ def model_folder_of(path: str, output_dir: Path) -> str:
     """A folder or hub id that transformers loads: the path itself, or what is made of it in `output_dir/model`.
 
     Raises:
-        UserError: see `find_model`.
+        UserError: see `find_model`; or the export there is that of another checkpoint.
     """
     source = find_model(path)
     if source.kind == "model":
         return source.path
     target = output_dir / "model"
-    if not _is_export_of(source, target):
+    if not target.exists():
         print(f"model: {path} holds {_WORDS[source.kind]}: exporting it to {target}", file=sys.stderr)
-        _replace(target)
         export(path, target)
+    elif not _is_export_of(source, target):
+        raise UserError(f"output_dir: {target} was not exported from {path} as it is now; choose another folder")
     return str(target)
 
 
@@ -91,7 +93,8 @@ def export(path: str, target: Path, *, base: str | None = None, dtype: str | Non
         raise UserError(f"{target} is there already; name a new folder")
     source = find_model(path)
     partial = target.with_name(target.name + INCOMPLETE_SUFFIX)
-    _replace(partial)
+    if partial.exists():
+        shutil.rmtree(partial)
     partial.mkdir(parents=True)
     if source.kind == "adapter":
         _merge_adapter(Path(source.path), base, partial, dtype)
@@ -108,8 +111,10 @@ def export(path: str, target: Path, *, base: str | None = None, dtype: str | Non
 def _merge_shards(folder: Path, target: Path, dtype: str | None) -> None:
     from transformers import AutoConfig, GenerationConfig
 
-    from verl_ext.engine.hf_export import write_model
-    from verl_ext.engine.shards import read_shards
+    with warnings.catch_warnings():  # verl probes for engines that nobody asked for
+        warnings.filterwarnings("ignore", message=".*engine is not available.*")
+        from verl_ext.engine.hf_export import write_model
+        from verl_ext.engine.shards import read_shards
 
     described = folder / "huggingface"
     if not (described / "config.json").is_file():
@@ -185,9 +190,3 @@ def _stamp(source: ModelSource) -> dict[str, object]:
 def _is_export_of(source: ModelSource, target: Path) -> bool:
     stamp = target / SOURCE_FILE
     return stamp.is_file() and json.loads(stamp.read_text()) == _stamp(source)
-
-
-def _replace(folder: Path) -> None:
-    """Make room for a folder that this module makes itself."""
-    if folder.exists():
-        shutil.rmtree(folder)

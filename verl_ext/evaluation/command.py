@@ -46,9 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> None:
+    config = _config(arguments)
     _generate(arguments)
     _score(arguments)
-    _report([_config(arguments).output_dir])
+    _report([config.output_dir, f"grader={config.grader}"])
 
 
 def _generate(arguments: Sequence[str]) -> None:

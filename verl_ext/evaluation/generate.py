@@ -49,6 +49,7 @@ def generate(config: EvaluationConfig) -> Run:
             name: {
                 "source": sources[name],
                 "problems": len(loaded[: config.num_problems]),
+                "n_samples": config.n_samples,
                 "fingerprint": fingerprint(loaded),
             }
             for name, loaded in problems.items()

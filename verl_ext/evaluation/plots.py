@@ -26,6 +26,8 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}
 LENGTH_BINS = 5
 PANELS_IN_A_ROW = 3
+SHIFT = 1.03
+"""Between the models' points at one k, so that their error bars do not hide each other."""
 
 
 def draw_plots(evaluated: Sequence[Evaluated], benchmarks: Sequence[str], folder: Path) -> dict[str, Path]:
@@ -66,11 +68,12 @@ def draw_accuracy(evaluated: Sequence[Evaluated], benchmarks: Sequence[str]) -> 
         axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
     axes.set_xticks(range(len(benchmarks)), benchmarks)
     axes.set_xlim(-0.6, len(benchmarks) - 0.4)
-    axes.set(ylabel="right answers, avg@k (%)", title="Right answers; bars: one standard error over problems")
+    axes.set(ylabel="right answers, avg@k (%)")
+    figure.suptitle("Right answers (± one standard error)", fontsize=11)
     axes.margins(y=0.15)
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", alpha=0.3)
-    _legend(figure, axes, len(evaluated))
+    _legend(figure, [axes], len(evaluated))
     return figure
 
 
@@ -87,7 +90,7 @@ def draw_pass_at_k(evaluated: Sequence[Evaluated], benchmarks: Sequence[str]) ->
                 k = [int(key) for key in curve]
                 ticks.update(k)
                 axes.errorbar(
-                    k,
+                    [key * SHIFT**position for key in k],
                     [100 * estimate["value"] for estimate in curve.values()],
                     [100 * (estimate["standard_error"] or 0.0) for estimate in curve.values()],
                     fmt=line,
@@ -100,9 +103,10 @@ def draw_pass_at_k(evaluated: Sequence[Evaluated], benchmarks: Sequence[str]) ->
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted(ticks), [str(k) for k in sorted(ticks)])
         axes.minorticks_off()
-        axes.set(title=name, xlabel="k (samples)", ylabel="problems solved (%)", ylim=(0, None))
-        axes.grid(alpha=0.3)
-    _legend(figure, next(iter(panels.values())), 2 * len(evaluated))
+        axes.set(title=name, xlabel="k (samples)", ylabel="problems solved (%)")
+        _finish(axes)
+    figure.suptitle("pass@k (solid) and maj@k (dashed), ± one standard error", fontsize=11)
+    _legend(figure, list(panels.values()), len(evaluated))
     return figure
 
 
@@ -119,13 +123,11 @@ def draw_lengths(evaluated: Sequence[Evaluated], benchmarks: Sequence[str]) -> F
             axes.errorbar(
                 x, y, error, fmt="-o", markersize=4, capsize=2, elinewidth=0.8, color=_color(position), label=one.name
             )
-            limit = one.run.identity["max_tokens"]
-            if any(record["finish_reason"] == "length" for record in records):
-                axes.axvline(limit, color=_color(position), linestyle=":", linewidth=1)
-        axes.set(title=name, xlabel="length of the response (tokens)", ylabel="right answers (%)", ylim=(0, None))
+        axes.set(title=name, xlabel="length of the response (tokens)", ylabel="right answers (%)")
         axes.set_xlim(left=0)
-        axes.grid(alpha=0.3)
-    _legend(figure, next(iter(panels.values())), len(evaluated))
+        _finish(axes)
+    figure.suptitle("Right answers by length, in bins of equally many responses, ± one standard error", fontsize=11)
+    _legend(figure, list(panels.values()), len(evaluated))
     return figure
 
 
@@ -160,9 +162,24 @@ def _panels(benchmarks: Sequence[str]) -> tuple[Figure, dict[str, Axes]]:
     return figure, dict(zip(benchmarks, flat, strict=False))
 
 
-def _legend(figure: Figure, axes: Axes, entries: int) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(entries, 3), frameon=False, fontsize=9)
+def _finish(axes: Axes) -> None:
+    """Room around the curves, but none below 0 or above 100 %."""
+    axes.margins(y=0.15)
+    low, high = axes.get_ylim()
+    low, high = min(low, high - 4), max(high, low + 4)
+    axes.set_ylim(max(low, -2.0), min(high, 102.0))
+    axes.grid(alpha=0.3)
+
+
+def _legend(figure: Figure, panels: Sequence[Axes], models: int) -> None:
+    """One legend below all panels, a column for each model."""
+    entries: dict[str, Any] = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        entries.update(zip(labels, handles, strict=True))
+    figure.legend(
+        entries.values(), entries, loc="outside lower center", ncols=min(models, 3), frameon=False, fontsize=9
+    )
 
 
 def _color(position: int) -> str:

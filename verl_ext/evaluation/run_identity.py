@@ -25,15 +25,15 @@ class Run:
     identity: Mapping[str, Any]
     """The keys `config.IDENTITY`, and `weights`: a fingerprint of a local model."""
     benchmarks: Mapping[str, Mapping[str, Any]]
-    """For each one: `source` (as given), `problems` (how many) and `fingerprint` (of the questions and golds)."""
-    n_samples: int
+    """For each one that was ever asked for: `source` (as given), `problems` and `n_samples` (how many), and `fingerprint`
+    (of the questions and golds)."""
     settings: Mapping[str, Any]
     """Keys that do not change what a sample is; those of the last start."""
 
     @property
     def samples(self) -> int:
         """How many were asked for."""
-        return sum(benchmark["problems"] for benchmark in self.benchmarks.values()) * self.n_samples
+        return sum(benchmark["problems"] * benchmark["n_samples"] for benchmark in self.benchmarks.values())
 
     @classmethod
     def read(cls, output_dir: Path) -> Run:
@@ -43,7 +43,9 @@ class Run:
         return cls(**read_json(output_dir / RUN_FILE))
 
     def write(self, output_dir: Path) -> None:
-        write_json(output_dir / RUN_FILE, asdict(self))
+        """Write it; benchmarks that the folder holds and this start does not ask for stay in it."""
+        before = Run.read(output_dir).benchmarks if (output_dir / RUN_FILE).exists() else {}
+        write_json(output_dir / RUN_FILE, {**asdict(self), "benchmarks": {**before, **self.benchmarks}})
 
     def digest(self) -> str:
         """A hash of what makes its samples what they are."""
@@ -61,7 +63,7 @@ def run_of(config: EvaluationConfig, model_path: str, benchmarks: Mapping[str, M
     identity = {name: values[name] for name in IDENTITY}
     identity["weights"] = weights_fingerprint(Path(model_path)) if config.engine != "openai" else None
     settings = {name: value for name, value in values.items() if name not in identity}
-    return Run(identity, benchmarks, config.n_samples, settings)
+    return Run(identity, benchmarks, settings)
 
 
 def require_same_run(asked: Run, output_dir: Path) -> None:

@@ -103,9 +103,10 @@ def read_scores(path: str) -> Scores:
 
 def read_graded(output_dir: Path, grader: str, name: str, run: Run) -> list[list[dict[str, Any]]]:
     """Verdicts by problem and sample, without texts: those that the run asks for, problems without any left out."""
+    asked = run.benchmarks[name]
     problems: dict[int, dict[int, dict[str, Any]]] = {}
     for record in Lines(graded_file(output_dir, grader, name)).read():
-        if record["problem"] < run.benchmarks[name]["problems"] and record["sample"] < run.n_samples:
+        if record["problem"] < asked["problems"] and record["sample"] < asked["n_samples"]:
             for long in ("question", "prompt", "response"):
                 del record[long]
             problems.setdefault(record["problem"], {})[record["sample"]] = record
@@ -117,7 +118,7 @@ def _of_benchmark(
 ) -> dict[str, Any]:
     problems = read_graded(Path(config.output_dir), config.grader, name, run)
     records = [record for samples in problems for record in samples]
-    asked = run.benchmarks[name]["problems"] * run.n_samples
+    asked = run.benchmarks[name]["problems"] * run.benchmarks[name]["n_samples"]
     numbers: dict[str, Any] = {"problems": len(problems), "samples": len(records), "samples_asked": asked}
     if not records:
         return numbers
