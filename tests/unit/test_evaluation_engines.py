@@ -19,6 +19,7 @@ from verl_ext.evaluation.engines import (
     openai_engine,
     openai_params,
     sglang_params,
+    vllm_engine,
     vllm_params,
 )
 from verl_ext.evaluation.generate import request_seed
@@ -344,3 +345,25 @@ def test_another_number_of_prompt_tokens_is_said_once(capsys):
     with endpoint(longer) as (url, _):
         ask(url, "prompt_type=cot", tokenizer=byte_tokenizer())
     assert capsys.readouterr().err.count("the endpoint reads 999 tokens") == 1
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus", "size", "groups"),
+    [
+        (None, 0, 1, [None]),
+        (None, 4, 1, ["0", "1", "2", "3"]),
+        ("2,5", 2, 1, ["2", "5"]),
+        ("2,5,6,7", 4, 2, ["2,5", "6,7"]),
+        ("GPU-aa,GPU-bb", 2, 2, ["GPU-aa,GPU-bb"]),
+    ],
+)
+def test_vllm_gets_a_process_for_each_group_of_visible_gpus(monkeypatch, visible, gpus, size, groups):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert vllm_engine._device_groups(size) == groups
+    if gpus:
+        with pytest.raises(ConfigError, match="tensor_parallel_size: got 3, expected a number that divides"):
+            vllm_engine._device_groups(3)

@@ -48,6 +48,14 @@ class ConversationRenderer:
             opening = _without_opened_think(opening)
         return [Piece(opening, False), Piece(response + self._eos if ended else response, True)]
 
+    def prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """A conversation up to where the model's turn begins.
+
+        Raises:
+            ConversationError: the template refuses it.
+        """
+        return self._render(messages, add_generation_prompt=True)
+
     def messages(
         self, messages: Sequence[Mapping[str, Any]], *, tools: Any = None, last_turn_only: bool = False
     ) -> list[Piece]:

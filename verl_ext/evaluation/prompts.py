@@ -7,15 +7,16 @@ PROMPT_TEMPLATES, MIT), character for character, blanks at the ends removed as t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2.exceptions import TemplateError
-from transformers import PreTrainedTokenizerBase
-
+from verl_ext.data.conversation import ConversationError, ConversationRenderer
 from verl_ext.errors import ConfigError, DataError, nearest
 from verl_ext.evaluation.benchmarks import Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CHAT = "chat"
 BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -172,7 +173,10 @@ class PromptBuilder:
         if self.tokenizer is None:
             text = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
             return Prompt(text, None, tuple(messages))
-        text = self._render(problem, messages)
+        try:
+            text = ConversationRenderer(self.tokenizer, self.template_arguments()).prompt(messages)
+        except ConversationError as error:
+            raise DataError(f"{problem.name}: {error}") from error
         return Prompt(text, self._read(text, add_special_tokens=False), tuple(messages))
 
     def _read(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...] | None:
@@ -190,11 +194,3 @@ class PromptBuilder:
             return messages
         rest = [message for message in messages if message["role"] != "system"]
         return [{"role": "system", "content": self.options.system_prompt}, *rest]
-
-    def _render(self, problem: Problem, messages: Sequence[Mapping[str, str]]) -> str:
-        try:
-            return self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=False, **self.template_arguments()
-            )
-        except (TemplateError, TypeError, KeyError) as error:
-            raise DataError(f"{problem.name}: the chat template refuses it ({error})") from error

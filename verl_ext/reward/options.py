@@ -42,7 +42,7 @@ class RewardOptions:
     memory_mb: int = 2048
     """Address space of one worker process."""
     policy: str = ""
-    """`strict` or `published` for every source; empty for what the table of sources says."""
+    """`strict`, `published` or `qwen` for every source; empty for what the table of sources says."""
     after_think: bool = False
     """Look only at what follows the last `</think>`."""
     score_coding: Literal["zero_one", "minus_one_one"] = "zero_one"
