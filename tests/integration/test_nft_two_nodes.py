@@ -78,7 +78,7 @@ def test_training_on_two_ray_nodes(cluster, tmp_path):
 def test_a_cluster_without_enough_machines_is_said(cluster, tmp_path):
     arguments = prepare(tmp_path)
     run, log = tmp_path / "run", tmp_path / "log"
-    more = ["trainer.nnodes=3", "trainer.n_gpus_per_node=1", "trainer.device=cpu"]
+    more = ["trainer.nnodes=4", "trainer.n_gpus_per_node=1", "trainer.device=cpu"]
     process = start([*arguments, *more], run, log, None, RAY_ADDRESS=cluster)
     assert finish(process) == 2
-    assert "the run needs 1 + 1 + 1 GPUs, each number on one machine, and the Ray cluster has" in log.read_text()
+    assert "the run needs 1 + 1 + 1 + 1 GPUs, each number on one machine, and the Ray cluster has" in log.read_text()
