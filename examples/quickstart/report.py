@@ -76,7 +76,10 @@ def draw(found: list[dict[str, Any]], dft: list[dict[str, Any]], nft: list[dict[
     errors = [100 * m["avg"]["standard_error"] for m in found]
     bars = accuracy.bar(list(STAGES.values()), heights, yerr=errors, capsize=4, color=[GREY, BLUE, GREEN], width=0.6)
     accuracy.bar_label(bars, fmt="%.0f%%", padding=3)
-    accuracy.set(title=f"Right answers, {found[0]['problems']} held-out", ylim=(0, max(10, 1.25 * max(heights))))
+    accuracy.set(
+        title=f"Right answers, {found[0]['problems']} held-out",
+        ylim=(0, max(10.0, 1.15 * max(map(sum, zip(heights, errors, strict=True))))),
+    )
     accuracy.yaxis.set_major_formatter("{x:.0f}%")
     figure.savefig(path, dpi=130)
 
