@@ -68,7 +68,7 @@ class Update:
     def __init__(self, config, dataset) -> None:
         state = RunState({})
         self.trainer = NFTOfflineTrainer(config, dataset, None, state, None, Interruption())
-        self.trainer.log = RunLog({}, total_steps=0, first_step=0, active=False)
+        self.trainer.log = RunLog({}, total_steps=0, first_step=0, active=False, headline=str)
         self.trainer._before_first_step()
         self.client = self.trainer.training_client
         self.trainer.engine.optimizer.register_step_pre_hook(lambda *_: self._catch())
