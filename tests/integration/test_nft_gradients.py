@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from tests.support.rollouts import rollout_rows, write_json_lines
 from tests.support.tiny_model import byte_tokenizer, save_tiny_model
 
 WORKER = Path(__file__).with_name("nft_gradient_worker.py")
+ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-6
 
 
@@ -47,8 +49,15 @@ def test_gradients_of_updates_are_equal_in_every_mode(workspace, ranks):
     the equation.
     """
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    # Some installed package brings a `tests` of its own: this repository's comes first.
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     ended = subprocess.run(
-        [*launcher, str(WORKER), str(workspace)], check=False, capture_output=True, text=True, timeout=900
+        [*launcher, str(WORKER), str(workspace)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=environment,
     )
     assert ended.returncode == 0, ended.stderr[-4000:]
     results = json.loads((workspace / f"nft_result_{ranks}.json").read_text())
