@@ -5,7 +5,8 @@ r"""MATH (Hendrycks et al.), whose test split is the validation set of the DFT r
 writes `train.parquet` and `test.parquet`. A row without a boxed answer is dropped: it could not be
 graded. In the recipe's published validation file `extra_info.question` contains the instruction that
 its training file leaves out, so that the two losses are of different prompts; here both hold the
-bare problem, and `--instruction_in_question` gives the published form.
+bare problem, and `--instruction_in_question` gives the published form. The 500 problems of the test
+split that papers report on are `math500.py`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from verl_ext.cli import user_errors_exit
+from verl_ext.data.instructions import INSTRUCTIONS
 from verl_ext.data.prepare.command import Arguments, prepare
+from verl_ext.data.prepare.local_files import Columns
+from verl_ext.data.prepare.repeats import first_of_each
 from verl_ext.data.prepare.report import SplitReport, usable
-from verl_ext.data.prepare.rows import BOXED_INSTRUCTION, BadRow, make_row
+from verl_ext.data.prepare.rows import BadRow, make_row
 from verl_ext.data.prepare.sources import SourceRow, read_source
 from verl_ext.reward.extraction import last_boxed
 
@@ -26,13 +30,13 @@ HUB_ID = "DigitalLearningGmbH/MATH-lighteval"
 SPLITS = ("train", "test")
 
 
-def to_row(source: SourceRow, *, split: str, instruction_in_question: bool) -> dict[str, Any]:
+def to_row(source: SourceRow, *, split: str, instruction: str, instruction_in_question: bool) -> dict[str, Any]:
     problem = source.text("problem")
     solution = source.text("solution")
     answer = last_boxed(solution)
     if answer is None:
         raise BadRow("solution has no boxed answer")
-    prompt = f"{problem} {BOXED_INSTRUCTION}"
+    prompt = problem + INSTRUCTIONS[instruction]
     return make_row(
         data_source=HUB_ID,
         split=split,
@@ -45,22 +49,35 @@ def to_row(source: SourceRow, *, split: str, instruction_in_question: bool) -> d
 
 
 def rows(
-    report: SplitReport, *, source: Path | None, only_split: bool, instruction_in_question: bool
+    report: SplitReport,
+    *,
+    source: Path | None,
+    only_split: bool,
+    instruction: str,
+    instruction_in_question: bool,
+    unique: bool,
 ) -> Iterator[dict[str, Any]]:
-    found = read_source(
-        source, hub_id=HUB_ID, split=report.split, columns=["problem", "solution"], only_split=only_split
+    columns = Columns(text=("problem", "solution"))
+    found = read_source(source, hub_id=HUB_ID, split=report.split, columns=columns, only_split=only_split)
+    convert = partial(
+        to_row, split=report.split, instruction=instruction, instruction_in_question=instruction_in_question
     )
-    convert = partial(to_row, split=report.split, instruction_in_question=instruction_in_question)
-    return usable(found, convert, report)
+    return first_of_each(usable(found, convert, report), report, keep=not unique)
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Arguments("MATH, for validation or training.", local_dir="data/math500")
-    parser.add_argument("--source", type=Path, help=f"local file or folder instead of {HUB_ID} of the hub")
+    parser = Arguments(
+        "MATH, for validation or training.",
+        local_dir="data/math500",
+        hub_id=HUB_ID,
+        instruction="dft",
+        training=True,
+    )
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="splits to write")
     parser.add_argument(
         "--instruction_in_question", action="store_true", help="as in the published validation file of DFT"
     )
+    parser.add_argument("--unique", action="store_true", help="drop a problem that came before")
     with user_errors_exit():
         arguments = parser.parse_args(argv)
         names = list(dict.fromkeys(arguments.splits))
@@ -68,7 +85,9 @@ def main(argv: list[str] | None = None) -> None:
             rows,
             source=arguments.source,
             only_split=len(names) == 1,
+            instruction=arguments.instruction,
             instruction_in_question=arguments.instruction_in_question,
+            unique=arguments.unique,
         )
         prepare(arguments, {name: convert for name in names})
 

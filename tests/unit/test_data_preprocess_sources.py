@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from verl_ext.data.prepare.hub import read_hub
+from verl_ext.data.prepare.local_files import Columns
 from verl_ext.errors import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -212,13 +213,13 @@ def test_hub_loader_reads_a_slice_of_a_split(tmp_path, monkeypatch):
     # `load_dataset` itself, on a folder laid out as a repository of the hub.
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     parquet(tmp_path / "repository" / "data" / "train-00000-of-00001.parquet", GOOD)
-    found = list(read_hub(str(tmp_path / "repository"), "train", ["problem"], 2, 4))
+    found = list(read_hub(str(tmp_path / "repository"), "train", Columns(text=("problem",)), 2, 4))
     assert [values for _, values in found] == [{"problem": row["problem"]} for row in GOOD[2:4]]
     assert found[0][0].endswith("repository train row 2")
     with pytest.raises(DataError, match="no column 'answer' .it has: source, problem, solution"):
-        list(read_hub(str(tmp_path / "repository"), "train", ["answer"], 0, None))
+        list(read_hub(str(tmp_path / "repository"), "train", Columns(text=("answer",)), 0, None))
     with pytest.raises(DataError, match=r"\(validation\): not loaded: .*validation.*--source"):
-        list(read_hub(str(tmp_path / "repository"), "validation", ["problem"], 0, None))
+        list(read_hub(str(tmp_path / "repository"), "validation", Columns(text=("problem",)), 0, None))
 
 
 def test_an_unreachable_hub_is_one_line_from_any_folder(tmp_path):

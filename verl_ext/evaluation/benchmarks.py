@@ -1,31 +1,37 @@
 r"""The problems: benchmarks by name, from the hub or a local folder, and any file with problems and answers.
 
-Questions and gold answers are taken as the published harness takes them (QwenLM/Qwen2.5-Math, evaluation/parser.py:
-`parse_question`, `parse_ground_truth`): MATH and Minerva from the box of the worked solution, GSM8K from its `####` line,
-OlympiadBench from `final_answer`.
+What of a row is the question and what the gold answer is said in `verl_ext.data.benchmarks`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from verl_ext.data.benchmarks import (
+    ALIASES,
+    BENCHMARKS,
+    SUFFIXES,
+    Benchmark,
+    Gold,
+    UnusableRow,
+    asked,
+    gold_from_ground_truth,
+    is_prepared,
+    local_file,
+    question_of,
+    text_of,
+)
 from verl_ext.data.reading import iterate_rows
 from verl_ext.errors import ConfigError, DataError, nearest
-from verl_ext.reward import qwen_answer
 from verl_ext.reward.extraction import after_hashes, last_boxed
 from verl_ext.reward.sources import rule_for
 
-QUESTION_COLUMNS = ("question", "problem", "Question", "input")
-"""In the harness's order: its AIME and AMC files have both of the first two."""
 ANSWER_COLUMNS = ("answer", "final_answer", "ground_truth", "gold", "target", "solution")
-SUFFIXES = (".jsonl", ".parquet", ".json")
-
-Gold = str | tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -48,64 +54,6 @@ class Problem:
     @property
     def name(self) -> str:
         return f"{self.benchmark} problem {self.index}"
-
-
-class _NoGold(Exception):
-    """A row without a usable gold answer; `str(error)` says why."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Benchmark:
-    """Where a benchmark is on the hub, and how its rows are read."""
-
-    hub_id: str
-    gold: Callable[[Mapping[str, Any]], Gold]
-    hub_name: str | None = None
-    split: str = "test"
-    problems: int
-    """Of the file that the papers' numbers come from."""
-    aliases: tuple[str, ...] = ()
-
-
-def _answer(row: Mapping[str, Any]) -> Gold:
-    return _text(row, "answer")
-
-
-def _boxed_solution(row: Mapping[str, Any]) -> Gold:
-    if row.get("solution") is None and row.get("answer") is not None:
-        return _text(row, "answer")  # a hub copy that holds the boxed answers alone
-    gold = last_boxed(_text(row, "solution"))
-    if gold is None:
-        raise _NoGold("no \\boxed answer in the solution")
-    return gold
-
-
-def _after_hashes(row: Mapping[str, Any]) -> Gold:
-    gold = after_hashes(_text(row, "answer"))
-    if gold is None:
-        raise _NoGold("no #### line in the answer")
-    return gold
-
-
-def _final_answer(row: Mapping[str, Any]) -> Gold:
-    parts = row.get("final_answer")
-    if isinstance(parts, str):
-        return _text(row, "final_answer")
-    if not parts:
-        raise _NoGold("no gold answer in column 'final_answer'")
-    return tuple(str(part) for part in parts)
-
-
-BENCHMARKS: dict[str, Benchmark] = {
-    "aime24": Benchmark(hub_id="HuggingFaceH4/aime_2024", split="train", gold=_answer, problems=30),
-    "aime25": Benchmark(hub_id="math-ai/aime25", gold=_answer, problems=30),
-    "amc23": Benchmark(hub_id="math-ai/amc23", gold=_answer, problems=40),
-    "math500": Benchmark(hub_id="HuggingFaceH4/MATH-500", gold=_boxed_solution, problems=500, aliases=("math_oai",)),
-    "minerva_math": Benchmark(hub_id="math-ai/minervamath", gold=_boxed_solution, problems=272, aliases=("minerva",)),
-    "olympiadbench": Benchmark(hub_id="math-ai/olympiadbench", gold=_final_answer, problems=675),
-    "gsm8k": Benchmark(hub_id="openai/gsm8k", hub_name="main", gold=_after_hashes, problems=1319),
-}
-ALIASES = {alias: name for name, benchmark in BENCHMARKS.items() for alias in benchmark.aliases}
 
 
 def canonical_name(benchmark: str) -> str:
@@ -157,7 +105,7 @@ def load_problems(benchmark: str, *, data_dir: str | None = None, data_source: s
     for index, row in enumerate(rows):
         try:
             problems.append(_problem(name, index, row, known, data_source))
-        except _NoGold as error:
+        except UnusableRow as error:
             raise DataError(f"{where}: row {index}: {error}") from None
     if not problems:
         raise DataError(f"{where}: no problem in it")
@@ -176,15 +124,13 @@ def fingerprint(problems: Iterable[Problem]) -> str:
 def _problem(
     name: str, index: int, row: Mapping[str, Any], known: Benchmark | None, data_source: str | None
 ) -> Problem:
-    if known is None and isinstance(row.get("prompt"), list) and isinstance(row.get("reward_model"), dict):
-        return _verl_problem(name, index, row)
+    if is_prepared(row):
+        problem = _verl_problem(name, index, row)
+        return problem if known is None else _of_benchmark(problem, known)
+    question = question_of(row)
     gold = known.gold(row) if known else _any_gold(row)
-    column = next((column for column in QUESTION_COLUMNS if row.get(column) is not None), None)
-    if column is None:
-        raise _NoGold(f"no question (looked for the columns {', '.join(QUESTION_COLUMNS)}; it has: {', '.join(row)})")
     source = name if known else data_source or row.get("data_source") or "math"
-    question = _text(row, column, what="question") + _closed_question(gold, source)
-    return Problem(name, index, question.strip(), gold, source, tolerance=_tolerance(row))
+    return Problem(name, index, asked(question, gold, source), gold, source, tolerance=_tolerance(row))
 
 
 def _verl_problem(name: str, index: int, row: Mapping[str, Any]) -> Problem:
@@ -193,12 +139,12 @@ def _verl_problem(name: str, index: int, row: Mapping[str, Any]) -> Problem:
     if not all(
         isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages
     ):
-        raise _NoGold("column 'prompt' is no list of messages with role and content")
+        raise UnusableRow("column 'prompt' is no list of messages with role and content")
     gold = row["reward_model"].get("ground_truth")
     if gold is None or gold == "" or len(messages) == 0:
-        raise _NoGold("no gold answer in reward_model.ground_truth" if messages else "column 'prompt' is empty")
+        raise UnusableRow("no gold answer in reward_model.ground_truth" if messages else "column 'prompt' is empty")
     if not isinstance(row.get("data_source"), str):
-        raise _NoGold("no data_source")
+        raise UnusableRow("no data_source")
     extra = row.get("extra_info") or {}
     question = extra.get("question") or messages[-1]["content"]
     gold = tuple(map(str, gold)) if isinstance(gold, list) else str(gold)
@@ -206,36 +152,29 @@ def _verl_problem(name: str, index: int, row: Mapping[str, Any]) -> Problem:
     return Problem(name, index, question, gold, row["data_source"], plain, _tolerance(extra))
 
 
+def _of_benchmark(problem: Problem, known: Benchmark) -> Problem:
+    """The problem that the benchmark's own file gives: the prompt type, not the prepared prompt, says how it is asked."""
+    names = (problem.benchmark, *known.aliases, known.hub_id)
+    if problem.data_source not in names:
+        raise UnusableRow(f"data_source is {problem.data_source!r}, expected {problem.benchmark!r}")
+    gold = gold_from_ground_truth(problem.gold) if isinstance(problem.gold, str) else problem.gold
+    return replace(problem, gold=gold, data_source=problem.benchmark, messages=())
+
+
 def _any_gold(row: Mapping[str, Any]) -> Gold:
     """The gold of a file of one's own: the first answer column; a solution's box, a `####` line, or the text itself."""
     column = next((column for column in ANSWER_COLUMNS if row.get(column) not in (None, "", [])), None)
     if column is None:
-        raise _NoGold(f"no gold answer (looked for the columns {', '.join(ANSWER_COLUMNS)}; it has: {', '.join(row)})")
+        raise UnusableRow(
+            f"no gold answer (looked for the columns {', '.join(ANSWER_COLUMNS)}; it has: {', '.join(row)})"
+        )
     if isinstance(row[column], list):
         return tuple(str(part) for part in row[column])
-    text = _text(row, column)
+    text = text_of(row, column)
     gold = last_boxed(text) or after_hashes(text)
     if gold is None and column == "solution":
-        raise _NoGold("no \\boxed answer in the solution")
+        raise UnusableRow("no \\boxed answer in the solution")
     return gold or text
-
-
-def _text(row: Mapping[str, Any], column: str, *, what: str = "gold answer") -> str:
-    value = row.get(column)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = json.dumps(value)
-    if not isinstance(value, str) or not value.strip():
-        found = "no such column" if column not in row else "null" if value is None else "empty or not text"
-        raise _NoGold(f"no {what} in column {column!r} ({found})")
-    return value
-
-
-def _closed_question(gold: Gold, data_source: str) -> str:
-    """What the harness adds to a question whose gold is a truth value."""
-    spelt = qwen_answer.gold_answer(gold, data_source).lower()
-    if spelt in ("true", "false"):
-        return " (True or False)"
-    return " (Yes or No)" if spelt in ("yes", "no") else ""
 
 
 def _tolerance(row: Mapping[str, Any]) -> float | None:
@@ -246,14 +185,7 @@ def _tolerance(row: Mapping[str, Any]) -> float | None:
 
 
 def _local_file(name: str, data_dir: str) -> Path:
-    names = [name, *BENCHMARKS[name].aliases]
-    candidates = [
-        Path(data_dir) / pattern.format(name=candidate, suffix=suffix)
-        for candidate in names
-        for pattern in ("{name}{suffix}", "{name}/test{suffix}")
-        for suffix in SUFFIXES
-    ]
-    found = next((path for path in candidates if path.is_file()), None)
+    found = local_file(name, Path(data_dir))
     if found is None:
         raise DataError(f"data_dir: no {name}.jsonl, {name}.parquet or {name}/test.jsonl in {data_dir}")
     return found

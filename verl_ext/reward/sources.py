@@ -57,7 +57,7 @@ SOURCES: dict[str, SourceRule] = {
     **dict.fromkeys(("olympiadbench", "olympiad_bench", "Hothan/OlympiadBench", "math-ai/olympiadbench"), _MATH),
     **dict.fromkeys(
         (
-            "AI-MO/NuminaMath-CoT", "AI-MO/NuminaMath-1.5", "numina_math", "aops_forum", "amc_aime", "cn_k12",
+            "AI-MO/NuminaMath-CoT", "AI-MO/NuminaMath-1.5", "open-r1/OpenR1-Math-220k", "numina_math", "aops_forum", "amc_aime", "cn_k12",
             "olympiads", "synthetic_amc", "synthetic_math", "numina_aops_forum", "numina_synthetic_math",
             "numina_amc_aime", "numina_synthetic_amc", "numina_cn_k12", "numina_olympiads",
         ),
@@ -70,7 +70,7 @@ SOURCES: dict[str, SourceRule] = {
          "aime_2025_dapo_boxed"),
         _STRICT_BOX,
     ),
-    **dict.fromkeys(("proof", "math_proof"), _JUDGE),
+    **dict.fromkeys(("proof", "math_proof", "lm-provers/FineProofs-SFT"), _JUDGE),
     **dict.fromkeys(("multiple_choice", "aqua", "sat_math", "mmlu_stem", "gpqa"), _CHOICE),
 }  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -10,27 +10,48 @@ import pyarrow as pa
 from verl_ext.errors import DataError
 
 
-def rows_of_batch(batch: pa.RecordBatch, source: str) -> Iterator[dict[str, Any]]:
-    """The rows of a batch whose columns all hold text.
+def rows_of_batch(batch: pa.RecordBatch, source: str, text_columns: Collection[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a batch.
 
     pyarrow decodes a column at once and fails for all rows where one is not UTF-8; here such a value
-    stays bytes.
+    stays bytes (a list or struct that holds one becomes `b""`).
+
+    Args:
+        text_columns: those that must hold text.
 
     Raises:
-        DataError: a column of another type.
+        DataError: one of them is of another type.
     """
-    columns = {name: _texts(batch.column(name), name, source) for name in batch.schema.names}
+    columns = {}
+    for name in batch.schema.names:
+        column = batch.column(name)
+        if isinstance(column, pa.DictionaryArray):
+            column = column.dictionary_decode()
+        if _is_text(column.type) or _is_bytes(column.type):
+            columns[name] = _texts(column)
+        elif name in text_columns and not pa.types.is_null(column.type):
+            raise DataError(f"{source}: column {name!r} holds {column.type}, expected text")
+        else:
+            columns[name] = _values(column)
     for row in range(batch.num_rows):
         yield {name: values[row] for name, values in columns.items()}
 
 
-def _texts(column: pa.Array, name: str, source: str) -> list[str | bytes | None]:
-    if isinstance(column, pa.DictionaryArray):
-        column = column.dictionary_decode()
-    if pa.types.is_null(column.type):
-        return [None] * len(column)
-    if not (_is_text(column.type) or _is_bytes(column.type)):
-        raise DataError(f"{source}: column {name!r} holds {column.type}, expected text")
+def _values(column: pa.Array) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return b""
+
+
+def _texts(column: pa.Array) -> list[str | bytes | None]:
     return [None if value is None else _decoded(value) for value in column.cast(pa.large_binary()).to_pylist()]
 
 

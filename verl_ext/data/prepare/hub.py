@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from verl_ext.data.prepare.arrow_rows import rows_of_batch
+from verl_ext.data.prepare.local_files import Columns
 from verl_ext.data.prepare.reasons import first_line
 from verl_ext.errors import DataError
 
@@ -34,24 +35,25 @@ def load_split(hub_id: str, split: str, *, name: str | None = None, otherwise: s
 
 
 def read_hub(
-    hub_id: str, split: str, columns: list[str], start: int, stop: int | None
+    hub_id: str, split: str, columns: Columns, start: int, stop: int | None, *, name: str | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows `start` to `stop` (exclusive) of a split as (location, values by column).
 
     The whole data set is downloaded into the cache of `datasets` the first time.
 
+    Args:
+        name: which of several data sets that share a repository.
+
     Raises:
         DataError: it cannot be loaded, or lacks a column.
     """
-    data = load_split(hub_id, split, otherwise="--source")
-    absent = [column for column in columns if column not in data.column_names]
-    if absent:
-        raise DataError(f"{hub_id} ({split}): no column {absent[0]!r} (it has: {', '.join(data.column_names)})")
+    data = load_split(hub_id, split, name=name, otherwise="--source")
+    names = columns.among(data.column_names, f"{hub_id} ({split})")
     stop = len(data) if stop is None else min(stop, len(data))
-    wanted = data.select_columns(columns).select(range(min(start, stop), stop)).with_format("arrow")
+    wanted = data.select_columns(names).select(range(min(start, stop), stop)).with_format("arrow")
     row = start
     for table in wanted.iter(batch_size=1000):
         for batch in table.to_batches():
-            for values in rows_of_batch(batch, hub_id):
+            for values in rows_of_batch(batch, hub_id, columns.text):
                 yield f"{hub_id} {split} row {row}", values
                 row += 1

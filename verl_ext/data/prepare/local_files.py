@@ -6,6 +6,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,41 +18,65 @@ from verl_ext.data.prepare.reasons import first_line
 from verl_ext.errors import DataError
 
 Located = tuple[str, dict[str, Any]]
-Reader = Callable[[Path, list[str]], Iterator[Located]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """What is read of a source.
+
+    Attributes:
+        text: columns that must be there and hold text.
+        nested: columns that must be there, of any type.
+        optional: columns of any type that are read where they are; None for all columns.
+    """
+
+    text: tuple[str, ...] = ()
+    nested: tuple[str, ...] = ()
+    optional: tuple[str, ...] | None = ()
+
+    def among(self, names: list[str], source: str) -> list[str]:
+        """Those to read of a file that has the columns `names`.
+
+        Raises:
+            DataError: one that must be there is not.
+        """
+        needed = [*self.text, *self.nested]
+        absent = [column for column in needed if column not in names]
+        if absent:
+            raise DataError(f"{source}: no column {absent[0]!r} (it has: {', '.join(names)})")
+        if self.optional is None:
+            return names
+        return needed + [column for column in self.optional if column in names]
+
+
+Reader = Callable[[Path, Columns], Iterator[Located]]
 
 _UTF8_MARK = b"\xef\xbb\xbf"
 
 
-def read_parquet(path: Path, columns: list[str]) -> Iterator[Located]:
+def read_parquet(path: Path, columns: Columns) -> Iterator[Located]:
     row = 0
     try:
         with pq.ParquetFile(path) as file:
-            absent = [column for column in columns if column not in file.schema_arrow.names]
-            if absent:
-                raise DataError(f"{path}: no column {absent[0]!r} (it has: {', '.join(file.schema_arrow.names)})")
-            for batch in file.iter_batches(columns=columns, batch_size=1000):
-                for values in rows_of_batch(batch, str(path)):
+            names = columns.among(file.schema_arrow.names, str(path))
+            for batch in file.iter_batches(columns=names, batch_size=1000):
+                for values in rows_of_batch(batch, str(path), columns.text):
                     yield f"{path} row {row}", values
                     row += 1
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not readable as parquet from row {row} on: {first_line(error)}") from error
 
 
-def read_json_lines(path: Path, columns: list[str]) -> Iterator[Located]:
+def read_json_lines(path: Path, columns: Columns) -> Iterator[Located]:
+    """Bytes that are no text become half surrogates, so that only the values that hold them count as bad."""
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
         location = f"{path} line {number}"
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError:
-            # The fault of one row: its columns are what could not be decoded.
-            yield location, dict.fromkeys(columns, line)
-            continue
-        yield location, _object(text, location)
+        yield location, _object(line.decode("utf-8", "surrogateescape"), location)
 
 
-def read_json(path: Path, columns: list[str]) -> Iterator[Located]:
+def read_json(path: Path, columns: Columns) -> Iterator[Located]:
     """One object, an array of objects, or JSON lines under the wrong name."""
     content = b"".join(_lines(path))
     if not content.lstrip().startswith(b"["):

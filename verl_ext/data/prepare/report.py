@@ -11,6 +11,7 @@ from verl_ext.data.prepare.rows import BadRow
 from verl_ext.data.prepare.sources import SourceRow
 
 _LOCATIONS_SHOWN = 3
+_LONGEST_EXAMPLE = 4000
 _QUANTILES = (0.5, 0.9, 0.99, 1.0)
 
 
@@ -27,6 +28,8 @@ class SplitReport:
         self.read = 0
         self.kept = 0
         self.without_ground_truth = 0
+        self.repeats = 0
+        self.notes: list[str] = []
         self.dropped: Counter[str] = Counter()
         self._dropped_at: defaultdict[str, list[str]] = defaultdict(list)
         self._measure = measure
@@ -63,6 +66,9 @@ class SplitReport:
         lines += [f"  dropped {drop}" for drop in self.drops()]
         if self.without_ground_truth:
             lines.append(f"  kept without a boxed answer (ground_truth is null): {self.without_ground_truth}")
+        if self.repeats:
+            lines.append(f"  kept although they repeat an earlier problem (--unique drops them): {self.repeats}")
+        lines += [f"  note: {note}" for note in self.notes]
         for name, lengths in self._lengths.items():
             quantiles = ", ".join(
                 f"{'max' if share == 1 else f'{share:.0%}'} {value}"
@@ -97,6 +103,10 @@ def usable(
 
 
 def _quoted(text: str) -> list[str]:
+    left_out = len(text) - _LONGEST_EXAMPLE
+    if left_out > 0:
+        half = _LONGEST_EXAMPLE // 2
+        text = f"{text[:half]}\n[... {left_out} characters not shown ...]\n{text[-half:]}"
     return [f"  | {line}" for line in text.splitlines()]
 
 

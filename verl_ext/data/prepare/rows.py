@@ -6,30 +6,30 @@ from typing import Any
 
 import pyarrow as pa
 
-BOXED_INSTRUCTION = "Let's think step by step and output the final answer within \\boxed{}."
-"""Appended to the problem in the column `prompt` by the DFT recipe's data."""
-
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-
-_COLUMNS = [
-    ("data_source", pa.string()),
-    ("prompt", _MESSAGES),
-    ("ability", pa.string()),
-    ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
-    (
-        "extra_info",
-        pa.struct([("split", pa.string()), ("index", pa.int64()), ("question", pa.string()), ("answer", pa.string())]),
-    ),
-]
+_EXTRA_INFO = [("split", pa.string()), ("index", pa.int64()), ("question", pa.string()), ("answer", pa.string())]
 
 
 class BadRow(Exception):
     """A row that is left out of the output; `str(error)` is the reason, equal for rows with the same fault."""
 
 
-def row_schema(*, with_messages: bool) -> pa.Schema:
-    """The output's columns. Given, not inferred, so that a file of null answers has the same types."""
-    return pa.schema(_COLUMNS + [("messages", _MESSAGES)] if with_messages else _COLUMNS)
+def row_schema(*, with_messages: bool = False, with_tolerance: bool = False) -> pa.Schema:
+    """The output's columns. Given, not inferred, so that a file of null answers has the same types.
+
+    Args:
+        with_messages: add the chat column `messages`.
+        with_tolerance: add `extra_info.error`, from which the grader takes a row's own tolerance.
+    """
+    extra_info = _EXTRA_INFO + [("error", pa.string())] if with_tolerance else _EXTRA_INFO
+    columns = [
+        ("data_source", pa.string()),
+        ("prompt", _MESSAGES),
+        ("ability", pa.string()),
+        ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
+        ("extra_info", pa.struct(extra_info)),
+    ]
+    return pa.schema(columns + [("messages", _MESSAGES)] if with_messages else columns)
 
 
 def make_row(
@@ -41,20 +41,23 @@ def make_row(
     question: str,
     answer: str,
     ground_truth: str | None,
+    style: str = "rule",
 ) -> dict[str, Any]:
     """One problem in verl's columns.
 
     Args:
+        data_source: a name of `verl_ext.reward.sources`, by which answers are graded.
         prompt: what an online trainer or the evaluation asks, instruction included.
         question: what supervised training asks (`extra_info.question`).
         answer: the worked solution (`extra_info.answer`).
         ground_truth: the final answer that a grader compares with; None where the solution states none.
+        style: `rule`, or `model` where only a judge can grade.
     """
     return {
         "data_source": data_source,
         "prompt": [{"role": "user", "content": prompt}],
         "ability": "math",
-        "reward_model": {"style": "rule", "ground_truth": ground_truth},
+        "reward_model": {"style": style, "ground_truth": ground_truth},
         "extra_info": {"split": split, "index": index, "question": question, "answer": answer},
     }
 

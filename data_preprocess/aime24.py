@@ -1,0 +1,22 @@
+r"""AIME 2024: the 30 problems of both papers, whole numbers from 0 to 999.
+
+    python data_preprocess/aime24.py
+
+writes `test.parquet`, whose questions and golds are those that the evaluation reads for `aime24`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from verl_ext.cli import user_errors_exit
+from verl_ext.data.prepare.benchmark import prepare_benchmark
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    with user_errors_exit():
+        prepare_benchmark("aime24", arguments, description="AIME 2024, for evaluation.")
+
+
+if __name__ == "__main__":
+    main()
