@@ -3,20 +3,19 @@
 import gzip
 import json
 import os
-import runpy
 import subprocess
 import sys
-from pathlib import Path
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.support.preprocess import ROOT, json_lines, parquet, read_rows, run_script
 from verl_ext.data.prepare.hub import read_hub
 from verl_ext.data.prepare.local_files import Columns
 from verl_ext.errors import DataError
 
-ROOT = Path(__file__).parents[2]
 INSTRUCTION = " Let's think step by step and output the final answer within \\boxed{}."
 GOOD = [
     {"source": "olympiads", "problem": f"What is {n} + {n}?", "solution": f"Doubling: $\\boxed{{{2 * n}}}$."}
@@ -25,36 +24,13 @@ GOOD = [
 
 
 @pytest.fixture
-def run(tmp_path, capsys):
+def run(tmp_path):
     """Run a script; returns (exit code, its lines on stdout, its lines on stderr)."""
-
-    def run(script, *options, local_dir=tmp_path / "out"):
-        main = runpy.run_path(str(ROOT / "data_preprocess" / f"{script}.py"))["main"]
-        code = 0
-        try:
-            main(["--local_dir", str(local_dir), *map(str, options)])
-        except SystemExit as exit_:
-            code = exit_.code
-        captured = capsys.readouterr()
-        return code, captured.out.splitlines(), captured.err.splitlines()
-
-    return run
-
-
-def json_lines(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def parquet(path, rows, schema=None):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
-    return path
+    return partial(run_script, local_dir=tmp_path / "out")
 
 
 def read(tmp_path, split="train"):
-    return pq.read_table(tmp_path / "out" / f"{split}.parquet").to_pylist()
+    return read_rows(tmp_path / "out", split)
 
 
 # What the rows hold

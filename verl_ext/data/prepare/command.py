@@ -59,6 +59,13 @@ class Arguments(argparse.ArgumentParser):
             self.add_argument(
                 "--ngram", type=int, choices=NGRAM_SIZES, default=13, help="words of an n-gram (--decontaminate)"
             )
+            self.add_argument(
+                "--common_share",
+                type=share,
+                default=0.0,
+                help="keep a row all the same unless it has more than this share of the words in common, in their order"
+                " (--decontaminate; AceMath: 0.6)",
+            )
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
@@ -73,6 +80,17 @@ def whole_number(minimum: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def share(text: str) -> float:
+    """An argument type: a number from 0 to below 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to below 1")
+    return value
 
 
 def subset_of(arguments: argparse.Namespace, subsets: Sequence[str]) -> str:
@@ -100,14 +118,14 @@ def prepare(arguments: argparse.Namespace, splits: dict[str, Rows], *, with_tole
     ngrams = None
     if arguments.decontaminate is not None:
         problems = read_evaluation_problems(arguments.decontaminate, except_in=local_dir)
-        ngrams = EvaluationNgrams(problems, arguments.ngram)
+        ngrams = EvaluationNgrams(problems, arguments.ngram, arguments.common_share)
     written = [_split(SplitReport(name, measure), rows_of, ngrams) for name, rows_of in splits.items()]
     schema = row_schema(with_messages=arguments.messages, with_tolerance=with_tolerance)
     write_splits(local_dir, written, schema)
     for split in written:
         lines = split.report.lines(str(split.path(local_dir)))
         if split.decontamination is not None:
-            lines.insert(1, split.decontamination.line(str(split.list_path(local_dir))))
+            lines[1:1] = split.decontamination.lines(str(split.list_path(local_dir)))
         print("\n".join(lines))
 
 
