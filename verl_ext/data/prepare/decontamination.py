@@ -26,7 +26,7 @@ NGRAM_SIZES = (9, 13)
 
 _CHARACTER = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CHARACTER}]|[^\W_{_CHARACTER}]+")
-_WORD_OR_OPERATOR = re.compile(rf"{_WORD.pattern}|[-+*/^=<>|%!]")
+_WORD_OR_OPERATOR = re.compile(rf"{_WORD.pattern}|[-+*/^=<>|%]")
 
 
 def words_of(problem: str) -> list[str]:
