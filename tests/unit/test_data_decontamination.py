@@ -244,12 +244,12 @@ def test_prepared_files_are_compared_without_their_instruction(tmp_path):
 
 
 @pytest.mark.parametrize(("size", "common_share"), [(9, 0.0), (13, 0.0), (13, 0.6)])
-def test_every_public_evaluation_problem_is_found_again(size, common_share):
+def test_public_evaluation_problems_are_found_again(size, common_share):
     if not DATA.is_dir():
         pytest.skip(f"no evaluation data in {DATA} (set VERL_EXT_DATA to the folder that holds it)")
     problems = read_evaluation_problems(DATA, except_in=Path("elsewhere"))
     ngrams = EvaluationNgrams(problems, size, common_share)
-    for problem in problems:
+    for problem in problems[:: 20 if common_share else 3]:
         found = ngrams.matches(f"  {problem.question.upper()} ")
         # A problem that a set holds twice may come before its copy.
         assert problem.question.split() in [match.problem.question.split() for match in found if match.shared]
