@@ -198,6 +198,21 @@ def test_hub_loader_reads_a_slice_of_a_split(tmp_path, monkeypatch):
         list(read_hub(str(tmp_path / "repository"), "validation", Columns(text=("problem",)), 0, None))
 
 
+def test_hub_loader_reads_one_of_several_subsets(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    repository = tmp_path / "repository"
+    configs = []
+    for name, folder, rows in (("all", "all", GOOD), ("default", "data", GOOD[:2])):
+        parquet(repository / folder / "train-00000-of-00001.parquet", rows)
+        configs.append(
+            f"- config_name: {name}\n  data_files:\n  - split: train\n    path: {folder}/train-*\n",
+        )
+    (repository / "README.md").write_text("---\nconfigs:\n" + "".join(configs) + "---\n")
+    columns = Columns(text=("problem",), optional=("messages",))
+    for name, count in (("all", 6), ("default", 2)):
+        assert len(list(read_hub(str(repository), "train", columns, 0, None, name=name))) == count
+
+
 def test_an_unreachable_hub_is_one_line_from_any_folder(tmp_path):
     command = [sys.executable, str(ROOT / "data_preprocess" / "numina_cot.py"), "--train_end", "100000"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
