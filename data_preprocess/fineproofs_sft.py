@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
         "FineProofs-SFT for supervised training.", local_dir="data/fineproofs_sft", hub_id=HUB_ID, training=True
     )
     parser.set_defaults(messages=True)
-    parser.add_argument("--subset", choices=SUBSETS, help="of the hub's repository; none is its default one")
+    parser.add_argument("--subset", choices=SUBSETS, help="part of the hub's repository, its default one unless named")
     with user_errors_exit():
         arguments = parser.parse_args(argv)
         subset = subset_of(arguments, SUBSETS)

@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
         instruction="qwen",
         training=True,
     )
-    parser.add_argument("--subset", choices=SUBSETS, help="of the hub's repository; none is its default one")
+    parser.add_argument("--subset", choices=SUBSETS, help="part of the hub's repository, its default one unless named")
     parser.add_argument("--unique", action="store_true", help="drop a problem that came before")
     with user_errors_exit():
         arguments = parser.parse_args(argv)
