@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from verl_ext.data.conversation import ConversationError, ConversationRenderer
-from verl_ext.data.instructions import QWEN_BOXED
+from verl_ext.data.instructions import QWEN_BOXED as BOXED
 from verl_ext.errors import ConfigError, DataError, nearest
 from verl_ext.evaluation.benchmarks import Problem
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CHAT = "chat"
-BOXED = QWEN_BOXED
 TURN_ENDS = ("</s>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>")
 """Where the harness ends every response. What the tokenizer knows as one token stops as a token, the rest as text."""
 
