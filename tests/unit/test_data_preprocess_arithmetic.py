@@ -93,7 +93,7 @@ def test_levels_are_taken_in_turn(arithmetic):
 def test_a_second_run_writes_the_same_bytes_from_another_folder_and_process(arithmetic, tmp_path):
     arithmetic("--levels", "hard", "mixed", "--seed", "7", "--messages")
     command = [sys.executable, str(SCRIPT), "--levels", "hard", "mixed", "--seed", "7", "--messages"]
-    done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     for name in ("train.parquet", "test.parquet"):
         assert (tmp_path / "data/arithmetic" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
