@@ -111,7 +111,7 @@ FAMILIES = {
     ),
 }
 
-TRAINING_ROWS = {"sft": 512, "proofs": 64, "offline": 48, "nft": 64}
+TRAINING_ROWS = {"sft": 64, "proofs": 64, "offline": 48, "nft": 64}
 """Enough for two steps of each recipe's batch; those that generate need more, because not every group teaches."""
 MATH = {"numina_cot/train": "AI-MO/NuminaMath-CoT", "math500/test": "math500"}
 PREPARED = {
