@@ -60,6 +60,8 @@ class VLLMEngine:
             arguments["max_num_seqs"] = config.max_num_seqs
         groups = _device_groups(config.tensor_parallel_size)
         if groups == [None]:
+            # Threads that spin while they wait take the cores from those that work: ten times slower on two of them.
+            os.environ.setdefault("OMP_WAIT_POLICY", "passive")
             # Where a prompt is computed in parts, vLLM 0.31 takes back what a seeded request has drawn too early, which
             # the CPU's random generator cannot (v1/worker/gpu_model_runner.py, _bookkeeping_sync): no parts there.
             arguments["enable_chunked_prefill"] = False
