@@ -184,7 +184,10 @@ def make_tokenizer(family: Family) -> PreTrainedTokenizerBase:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     specials = [*ends, *family.special_tokens]
     trainer = trainers.BpeTrainer(
-        vocab_size=len(alphabet) + len(specials), special_tokens=specials, initial_alphabet=alphabet
+        vocab_size=len(alphabet) + len(specials),
+        special_tokens=specials,
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     tokenizer.train_from_iterator([], trainer)
     tokenizer.add_tokens([AddedToken(word, normalized=False) for word in family.words])
