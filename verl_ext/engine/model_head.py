@@ -146,9 +146,9 @@ def _answer(module: nn.Module, hidden_states: Tensor, request: HeadRequest) -> T
     )
 
     def laid_out(values: Tensor) -> Tensor:
-        if wanted is not None:
-            values = values.new_zeros(shape.numel()).index_copy(0, wanted, values)
-        return values.view(shape)
+        if wanted is None:
+            return values.view(shape).clone()  # FSDP2 warns of views that a module returns
+        return values.new_zeros(shape).masked_scatter(request.wanted, values)
 
     return laid_out(log_probs) if entropy is None else torch.stack([laid_out(log_probs), laid_out(entropy)])
 
