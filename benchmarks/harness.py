@@ -97,6 +97,20 @@ def peak_memory(device: str = "cpu"):
     peak.extra_bytes = max(_status_bytes("VmHWM") - before, 0)
 
 
+@contextmanager
+def resident_peak(device: str = "cpu"):
+    """Measure the highest memory during a block, what was held before included; see `peak_memory`."""
+    with peak_memory(device) as peak:
+        if device == "cpu":
+            before = _status_bytes("VmRSS")
+        else:
+            import torch
+
+            before = torch.cuda.memory_allocated()
+        yield peak
+    peak.extra_bytes += before
+
+
 def timed(run: Callable[[], Any], device: str = "cpu") -> float:
     """Seconds of one call, the device's work included."""
     if device != "cpu":

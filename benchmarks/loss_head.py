@@ -62,10 +62,10 @@ def ours_any_loss(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 
 def published(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     with torch.autocast(hidden.device.type, dtype=torch.bfloat16, enabled=hidden.dtype == torch.bfloat16):
-        logits = F.linear(hidden, weight)
-        shifted = logits[None, :, :].contiguous().view(-1, weight.shape[0])
-        losses = F.cross_entropy(shifted, labels, reduction="none")
-        losses = losses * torch.softmax(shifted, dim=-1).gather(1, labels.unsqueeze(-1)).squeeze(-1).detach()
+        logits = F.linear(hidden[None], weight)
+        shifted = logits[..., :-1, :].contiguous().view(-1, weight.shape[0])  # the last token predicts nothing: a copy
+        losses = F.cross_entropy(shifted, labels[:-1], reduction="none")
+        losses = losses * torch.softmax(shifted, dim=-1).gather(1, labels[:-1, None]).squeeze(-1).detach()
     return losses.mean()
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
+from peft.tuners.tuners_utils import BaseTunerLayer
 from tensordict import TensorDict
 from torch import Tensor
 from verl.utils import tensordict_utils as tu
@@ -193,12 +194,14 @@ class ExactLogProbs:
         """Keep lm_head in the root FSDP2 unit while a fused head reads its weight outside its forward.
 
         verl wraps an untied lm_head on its own (utils/fsdp_utils.py, `_select_fsdp2_wrap_targets`), and FSDP2
-        then hands the fused forward a sharded weight. Tied embeddings are left in the root unit, so the model
-        counts as tied while it is wrapped (seen in verl 0.9.1).
+        then hands the fused forward a sharded weight. An adapter's layer cannot be wrapped at all: torch does not
+        let FSDP2 change its class. Tied embeddings are left in the root unit, so the model counts as tied while it
+        is wrapped (seen in verl 0.9.1).
         """
         config = module.config
         tied = config.tie_word_embeddings
-        if self.model_config.use_fused_kernels and self.engine_config.strategy == "fsdp2":
+        has_adapter = isinstance(module.get_output_embeddings(), BaseTunerLayer)
+        if self.engine_config.strategy == "fsdp2" and (self.model_config.use_fused_kernels or has_adapter):
             config.tie_word_embeddings = True
         try:
             yield
