@@ -21,6 +21,7 @@ from verl_ext.trainer.nft_vocabulary import NFT_VOCABULARY
 from verl_ext.trainer.online.checks import check_config, check_device
 from verl_ext.trainer.online.completion import complete_config
 from verl_ext.trainer.overrides import compose_config
+from verl_ext.trainer.quiet import prints_to_debug_log
 
 LONGEST = 1 << 15
 UNREAD = "unread.parquet"
@@ -95,17 +96,14 @@ class Actor:
     def __init__(self, config) -> None:
         from verl_ext.trainer.online.workers import OnlineWorker
 
-        self.worker = OnlineWorker(config=config.actor_rollout_ref, role="actor")
-        self.worker.init_model()
+        with prints_to_debug_log():
+            self.worker = OnlineWorker(config=config.actor_rollout_ref, role="actor")
+            self.worker.init_model()
         self.vocab_size = self.worker.actor.engine.model_config.hf_config.vocab_size
 
     def use_loss_of(self, config) -> None:
         """Update with the objective of another configuration from now on."""
         self.worker.actor.set_loss_fn(loss_of(config))
-
-    def update(self, batch: Callable[[], TensorDict]) -> None:
-        """One `update_actor`, which takes the batch apart."""
-        self.worker.update_actor(batch())
 
 
 def loss_of(config) -> Callable:

@@ -23,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean, median
@@ -54,9 +55,11 @@ def measure_update(options: argparse.Namespace) -> Report:
             def run() -> Measures:
                 actor.use_loss_of(configs[name])
                 batch = graded_batch(answers, actor.vocab_size, max_tokens=options.max_tokens)
+                began = time.process_time()
                 with peak_memory(device) as peak:
                     seconds = timed(lambda: actor.worker.update_actor(batch), device)
-                return {"seconds": seconds, "extra_bytes": peak.extra_bytes}
+                processor = time.process_time() - began
+                return {"seconds": seconds, "processor_seconds": processor, "extra_bytes": peak.extra_bytes}
 
             return run
 
@@ -73,6 +76,7 @@ def measure_update(options: argparse.Namespace) -> Report:
             {
                 "objective": name,
                 "seconds": found[name]["seconds"],
+                "processor seconds": found[name]["processor_seconds"],
                 "tokens per second": answers.tokens / found[name]["seconds"],
                 "extra MiB": megabytes(found[name]["extra_bytes"]),
                 "time against GRPO": found[name]["seconds"] / found["grpo"]["seconds"],
@@ -80,8 +84,12 @@ def measure_update(options: argparse.Namespace) -> Report:
             },
             runs[name],
         )
-    pairs = [nft["seconds"] / grpo["seconds"] for nft, grpo in zip(runs["nft"], runs["grpo"], strict=True)]
-    report.notes.append(f"NFT against GRPO, median of the rounds' ratios: {median(pairs):.3f} (target: 1.02)")
+    pairs = list(zip(runs["nft"], runs["grpo"], strict=True))
+    clock, processor = (median(a[name] / b[name] for a, b in pairs) for name in ("seconds", "processor_seconds"))
+    report.notes.append(
+        f"NFT against GRPO, median of the rounds' ratios: {clock:.3f} by the clock (target: 1.02), {processor:.3f} by "
+        "processor time, which other work on the machine disturbs less"
+    )
     return report
 
 
