@@ -7,8 +7,8 @@
 - `phases`: a short online run of its own; medians over its steps, the first (which starts things) left out. While
   answers are generated and graded, the training processes wait: that is the idle time of the trainer.
 - `sampling`: the groups of an online run without dynamic sampling are the stream that three ways of dynamic sampling
-  take in turns, with the same numbers of prompts: keeping the surplus for the next step (ours), throwing it away (the
-  published trainers: generate `gen_batch_size` prompts until there are enough groups, keep the first), and replacing
+  take: keeping the surplus for the next step (ours), throwing it away (the
+  published trainers: generate whole rounds until there are enough groups, keep the first), and replacing
   dropped groups one for one (verl 0.9.1). Tokens generated per token trained, and rounds of generation a step, each of
   which waits for its longest answer. The stream is drawn from the recorded groups, with replacement.
 """
@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean, median
 
@@ -35,6 +35,7 @@ OBJECTIVES = ("nft", "grpo", "dr_grpo")
 PHASES = {"gen": "generation and grading", "old_log_prob": "old log-probs", "adv": "advantages"}
 PHASES |= {"update_actor": "update", "update_weights": "weight sync"}
 TRAINER_WAITS = ("gen",)
+Way = Callable[["Stream", int, int], Iterator[tuple[int, int, int]]]
 
 
 def measure_update(options: argparse.Namespace) -> Report:
@@ -198,6 +199,8 @@ def keep_surplus(stream: Stream, wanted: int, gen_batch_size: int) -> Iterator[t
     Yields:
         Of each step: tokens generated, tokens trained, rounds.
     """
+    import verl.trainer.ppo.v1  # noqa: F401  # first: its import ends by importing ours
+
     from verl_ext.trainer.online.groups import Acceptance
 
     acceptance = Acceptance(usable=float(wanted), generated=float(gen_batch_size))
@@ -244,11 +247,14 @@ def replace_one_for_one(stream: Stream, wanted: int, _gen_batch_size: int) -> It
         yield generated, sum(usable), rounds
 
 
-WAYS = {
-    "surplus kept (ours)": keep_surplus,
-    "surplus thrown away (published)": discard_surplus,
-    "replaced one for one (verl)": replace_one_for_one,
-}
+def ways(wanted: int, gen_batch_size: int) -> dict[str, tuple[Way, int]]:
+    """What is compared, and the prompts of a round of each: DAPO's recipe generates three times what it trains on."""
+    return {
+        f"surplus kept (ours), rounds of at most {gen_batch_size}": (keep_surplus, gen_batch_size),
+        f"surplus thrown away, rounds of {wanted}": (discard_surplus, wanted),
+        f"surplus thrown away, rounds of {3 * wanted}": (discard_surplus, 3 * wanted),
+        "replaced one for one (verl)": (replace_one_for_one, wanted),
+    }
 
 
 def measure_sampling(options: argparse.Namespace, folder: Path) -> Report:
@@ -259,12 +265,12 @@ def measure_sampling(options: argparse.Namespace, folder: Path) -> Report:
         raise RuntimeError(f"{run}: no group with both right and wrong answers; take a model that can do some")
     report = Report(
         name="nft_sampling",
-        title=f"Dynamic sampling, {Path(options.model).name}: {options.prompts} groups a step, rounds of at most "
-        f"{options.gen_batch_size} prompts, {recorded.usable:.0%} of {len(recorded.groups)} recorded groups usable",
+        title=f"Dynamic sampling, {Path(options.model).name}: {options.prompts} groups a step, {recorded.usable:.0%} of "
+        f"{len(recorded.groups)} recorded groups usable",
         options=vars(options),
     )
-    for name, way in WAYS.items():
-        steps = way(Stream(run, options.seed), options.prompts, options.gen_batch_size)
+    for name, (way, prompts) in ways(options.prompts, options.gen_batch_size).items():
+        steps = way(Stream(run, options.seed), options.prompts, prompts)
         taken = [next(steps) for _ in range(options.replayed_steps)]
         generated, trained, rounds = (sum(column) for column in zip(*taken, strict=True))
         row = {
@@ -292,7 +298,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="updates of each objective (default: 5)")
     parser.add_argument("--warmup", type=int, default=1, help="updates of each before them (default: 1)")
     parser.add_argument("--data", help="prompts of the online runs, parquet (default: the quickstart's arithmetic)")
-    parser.add_argument("--gen-batch-size", type=int, default=32, help="prompts of a round (default: 32)")
+    parser.add_argument("--gen-batch-size", type=int, default=24, help="prompts of a round at most (default: 24)")
     parser.add_argument("--steps", type=int, default=6, help="of the online runs, beside the first (default: 6)")
     parser.add_argument("--stream", help="folder of an online run without dynamic sampling, to replay instead of a new")
     parser.add_argument("--replayed-steps", type=int, default=500, help="of `sampling` (default: 500)")
