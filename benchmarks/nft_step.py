@@ -7,10 +7,10 @@
 - `phases`: a short online run of its own; medians over its steps, the first (which starts things) left out. While
   answers are generated and graded, the training processes wait: that is the idle time of the trainer.
 - `sampling`: the groups of an online run without dynamic sampling are the stream that three ways of dynamic sampling
-  take: keeping the surplus for the next step (ours), throwing it away (the
-  published trainers: generate whole rounds until there are enough groups, keep the first), and replacing
-  dropped groups one for one (verl 0.9.1). Tokens generated per token trained, and rounds of generation a step, each of
-  which waits for its longest answer. The stream is drawn from the recorded groups, with replacement.
+  take: keeping the surplus for the next step (ours), throwing it away (the published trainers: generate whole rounds
+  until there are enough groups, keep the first), and replacing dropped groups one for one (verl 0.9.1). Tokens
+  generated per token trained, and rounds of generation a step, each of which waits for its longest answer. The stream
+  is drawn from the recorded groups, with replacement.
 """
 
 from __future__ import annotations
