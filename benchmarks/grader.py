@@ -1,10 +1,11 @@
-"""Answers per second: GraderPool against verl 0.9.1's `math_verify.compute_score`, on the same answers and workers.
+"""Answers per second: GraderPool against verl's `math_verify.compute_score` and math-verify alone.
 
     python benchmarks/grader.py --data FOLDER --answers 800 --workers 2
 
 The answers are what a model writes: a solution of about 1,500 characters with its result in a box, half of them wrong.
 Their golds are those of MATH-500 and OlympiadBench where the data is there, else a small list in this file.
-Prints one row per grader, then the time of exact matches and the agreement of both.
+All graders get the same answers and as many worker processes, which have graded before the clock runs; they take turns.
+"math-verify alone" is its `parse` and `verify` in processes of a plain pool, without verl.
 """
 
 from __future__ import annotations
@@ -14,14 +15,23 @@ import json
 import random
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
+
+from harness import Measures, Report, alternate, medians
 
 from verl_ext.reward.grader import gold_answer, prepare
 from verl_ext.reward.pool import GraderPool
 from verl_ext.reward.sources import rule_for
 
+Items = list[tuple[str, str, bool]]
+"""(response, gold, meant to be right)"""
+Grader = Callable[[Items], list[bool]]
+
+WARM_UP = ("\\boxed{\\sqrt{20}}", "2\\sqrt{5}")
 FALLBACK = ["12", "\\frac{3}{4}", "2\\sqrt{5}", "(3, \\frac{\\pi}{2})", "x^2+2x+1", "[1,3]", "\\text{east}", "1,-2"]
 REASONING = (
     "First we simplify the expression $\\frac{{{a}x + {b}}}{{{c}}}$ and set $y = x^2 - {a}$. Substituting gives "
@@ -57,8 +67,8 @@ def wrong_answer(gold: str, others: list[str], generator: random.Random) -> str:
     return generator.choice(others)
 
 
-def answers(count: int, folder: Path, seed: int) -> list[tuple[str, str, bool]]:
-    """(response, gold, meant to be right), half of them wrong."""
+def answers(count: int, folder: Path, seed: int) -> Items:
+    """Answers, half of them wrong."""
     generator = random.Random(seed)
     pool = golds(folder)
     made = []
@@ -73,30 +83,43 @@ def answers(count: int, folder: Path, seed: int) -> list[tuple[str, str, bool]]:
     return made
 
 
-def run_ours(items: list[tuple[str, str, bool]], workers: int) -> tuple[float, list[bool], list[str]]:
-    with GraderPool(workers=workers, timeout_s=10.0) as pool:
-        pool.grade_many([("\\boxed{\\sqrt{20}}", "2\\sqrt{5}", "math")] * workers * 4)
-        started = time.perf_counter()
-        grades = pool.grade_many([(response, gold, "math500") for response, gold, _ in items])
-        seconds = time.perf_counter() - started
-    return seconds, [grade.correct for grade in grades], [grade.status for grade in grades]
+def ours(workers: int, stack: ExitStack) -> Grader:
+    """This package's pool."""
+    pool = stack.enter_context(GraderPool(workers=workers, timeout_s=10.0))
+    pool.grade_many([(*WARM_UP, "math")] * workers * 4)
+    return lambda items: [
+        grade.correct for grade in pool.grade_many([(response, gold, "math500") for response, gold, _ in items])
+    ]
 
 
-def run_verl(items: list[tuple[str, str, bool]], workers: int) -> tuple[float, list[bool]]:
-    """verl's own function; only its pool is replaced by one of the same kind with as many workers as ours."""
+def verls(workers: int, stack: ExitStack) -> Grader:
+    """verl's own function; only its pool is replaced by one of the same kind with as many workers."""
     from verl.utils.reward_score import math_verify
 
-    math_verify._pool = ProcessPoolExecutor(max_workers=workers, mp_context=get_context("spawn"))
-    with ThreadPoolExecutor(workers) as threads:
-        list(threads.map(lambda _: math_verify.compute_score("\\boxed{\\sqrt{20}}", "2\\sqrt{5}"), range(workers * 4)))
-        started = time.perf_counter()
-        scores = list(threads.map(lambda item: math_verify.compute_score(item[0], item[1]), items))
-        seconds = time.perf_counter() - started
-    math_verify._pool.shutdown()
-    return seconds, [score == 1.0 for score in scores]
+    math_verify._pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
+    threads = stack.enter_context(ThreadPoolExecutor(workers))
+    list(threads.map(lambda _: math_verify.compute_score(*WARM_UP), range(workers * 4)))
+    return lambda items: list(threads.map(lambda item: math_verify.compute_score(item[0], item[1]) == 1.0, items))
 
 
-def exact_match_ms(items: list[tuple[str, str, bool]]) -> float:
+def math_verify_alone(workers: int, stack: ExitStack) -> Grader:
+    """math-verify in a plain pool of processes."""
+    pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
+    list(pool.map(verify, [WARM_UP[0]] * workers * 4, [WARM_UP[1]] * workers * 4))
+    return lambda items: list(pool.map(verify, [item[0] for item in items], [item[1] for item in items], chunksize=4))
+
+
+def verify(response: str, gold: str) -> bool:
+    """One answer, by math-verify with its defaults; the gold is an expression as it stands."""
+    from math_verify import parse, verify
+
+    return verify(parse(f"${gold}$"), parse(response))
+
+
+GRADERS = {"verl_ext": ours, "verl": verls, "math-verify alone": math_verify_alone}
+
+
+def exact_match_ms(items: Items) -> float:
     """Median milliseconds of an answer that is its gold, letter for letter; a first look at each, no cache of ours."""
     times = []
     for response, gold, _ in items:
@@ -107,35 +130,60 @@ def exact_match_ms(items: list[tuple[str, str, bool]]) -> float:
     return 1000 * statistics.median(times)
 
 
-def main() -> None:
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--data", type=Path, default=Path("."), help="folder with math500.jsonl and olympiadbench.jsonl"
+        "--data", type=Path, default=Path("."), help="folder with math500.jsonl and olympiadbench.jsonl (default: .)"
     )
-    parser.add_argument("--answers", type=int, default=800)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    parser.add_argument("--answers", type=int, default=800, help="(default: 800)")
+    parser.add_argument("--workers", type=int, default=2, help="processes of each grader (default: 2)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each grader (default: 3)")
+    parser.add_argument("--seed", type=int, default=0, help="of the answers (default: 0)")
+    parser.add_argument("--out", type=Path, help="JSON file (default: benchmarks/results/grader.json)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse_options()
     items = answers(options.answers, options.data, options.seed)
     length = statistics.mean(len(response) for response, _, _ in items)
-    print(f"{len(items)} answers of {length:.0f} characters on average, {options.workers} workers")
     exact = exact_match_ms(items)
-    our_seconds, ours, statuses = run_ours(items, options.workers)
-    verl_seconds, theirs = run_verl(items, options.workers)
-    print(f"{'grader':<28}{'seconds':>9}{'answers/s':>11}{'correct':>9}")
-    for name, seconds, verdicts in (
-        ("verl_ext GraderPool", our_seconds, ours),
-        ("verl 0.9.1 math_verify", verl_seconds, theirs),
-    ):
-        print(f"{name:<28}{seconds:>9.2f}{len(items) / seconds:>11.1f}{sum(verdicts):>9}")
-    print(
-        f"speed-up {verl_seconds / our_seconds:.1f}; exact match {exact:.3f} ms; "
-        f"not ok: {len(items) - statuses.count('ok')}"
+    verdicts: dict[str, list[bool]] = {}
+    with ExitStack() as stack:
+        graders = {name: start(options.workers, stack) for name, start in GRADERS.items()}
+
+        def contender(name: str) -> Callable[[], Measures]:
+            def run() -> Measures:
+                started = time.perf_counter()
+                verdicts[name] = graders[name](items)
+                return {"seconds": time.perf_counter() - started}
+
+            return run
+
+        runs = alternate({name: contender(name) for name in graders}, rounds=options.rounds, warmup=0)
+    report = Report(
+        name="grader",
+        title=f"Grading {len(items)} answers of {length:.0f} characters, {options.workers} workers",
+        options=vars(options),
+        packages=("math-verify", "sympy", "pebble"),
     )
-    for name, verdicts in (("verl_ext", ours), ("verl", theirs)):
-        missed = sum(right and not verdict for (_, _, right), verdict in zip(items, verdicts, strict=True))
-        false = sum(verdict and not right for (_, _, right), verdict in zip(items, verdicts, strict=True))
-        print(f"{name}: {missed} right answers not accepted, {false} answers made wrong but accepted")
+    seconds = {name: medians(of_grader)["seconds"] for name, of_grader in runs.items()}
+    for name, found in verdicts.items():
+        pairs = list(zip(items, found, strict=True))
+        report.add(
+            {
+                "grader": name,
+                "answers per second": len(items) / seconds[name],
+                "verl_ext is faster by": seconds[name] / seconds["verl_ext"],
+                "accepted": sum(found),
+                "right, not accepted": sum(right and not verdict for (_, _, right), verdict in pairs),
+                "made wrong, accepted": sum(verdict and not right for (_, _, right), verdict in pairs),
+            },
+            runs[name],
+        )
+    report.notes.append(f"An answer that is its gold, letter for letter: {exact:.3f} ms.")
+    report.notes.append(f"Against verl: {seconds['verl'] / seconds['verl_ext']:.1f} (target: 5)")
+    print(f"kept in {report.publish(options.out)}")
 
 
 if __name__ == "__main__":

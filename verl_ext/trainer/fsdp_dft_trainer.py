@@ -47,13 +47,16 @@ def _run(arguments: list[str]) -> int:
     check_config(config, defaults=compose_config(CONFIG_NAME, []), world_size=world_size)
 
     # torch and verl are imported from here on
+    from verl_ext.trainer import startup
     from verl_ext.trainer.launch import choose_device, complete_config, load_datasets
 
     device = choose_device(config)
     check_device(config, device)
     complete_config(config, device)
+    startup.reached("imports")
     train_dataset, val_dataset = load_datasets(config)
     check_rows(config, len(train_dataset))
+    startup.reached("data")
 
     from verl_ext.trainer.dft_trainer import DFTTrainer
     from verl_ext.trainer.supervised_run import train

@@ -35,13 +35,16 @@ def run(arguments: Sequence[str]) -> int:
     check_config(config, defaults=compose_config(CONFIG_NAME, []), world_size=world_size)
 
     # torch and verl are imported from here on
+    from verl_ext.trainer import startup
     from verl_ext.trainer.launch import choose_device, complete_config
 
     device = choose_device(config)
     check_device(config, device)
     complete_config(config, device)
+    startup.reached("imports")
     train_dataset, val_dataset = load_datasets(config)
     check_groups(config, len(train_dataset))
+    startup.reached("data")
 
     from verl_ext.trainer.nft_offline_trainer import NFTOfflineTrainer
     from verl_ext.trainer.supervised_run import train

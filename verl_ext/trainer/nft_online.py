@@ -44,12 +44,14 @@ def run(arguments: Sequence[str]) -> int:
     check_files(config)
 
     # torch and verl are imported from here on
+    from verl_ext.trainer import startup
     from verl_ext.trainer.launch import choose_device
     from verl_ext.trainer.online.completion import complete_config
 
     device = choose_device(config, must_be_here=not joins_cluster)
     check_device(config, device)
     complete_config(config, device)
+    startup.reached("imports")
     return _train(config, device)
 
 
@@ -68,10 +70,12 @@ def _joins_cluster(config: DictConfig) -> bool:
 
 def _train(config: DictConfig, device: str) -> int:
     from verl_ext.run_folder import only_run_in
+    from verl_ext.trainer import startup
     from verl_ext.trainer.online.cluster import ray_cluster
     from verl_ext.trainer.online.task import train
 
     with only_run_in(config.trainer.default_local_dir, key="trainer.default_local_dir"), ray_cluster(config, device):
+        startup.reached("Ray")
         try:
             complete = train(config)
         except TrainingDivergedError as error:

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from verl_ext.run_folder import only_run_in
+from verl_ext.trainer import startup
 from verl_ext.trainer.checkpointing import RunState, find_checkpoint
 from verl_ext.trainer.exits import DIVERGED_EXIT_CODE, INTERRUPTED_EXIT_CODE, TrainingDivergedError
 from verl_ext.trainer.interruption import Interruption
@@ -49,7 +50,9 @@ def train(
     )
     checkpoint = find_checkpoint(config.trainer, state)
     with only_run_in(config.trainer.default_local_dir, key="trainer.default_local_dir"), join_ranks(device):
+        startup.reached("ranks")
         trainer = trainer_class(config, train_dataset, val_dataset, state, checkpoint, Interruption())
+        startup.reached("model")
         try:
             complete = trainer.fit()
         except TrainingDivergedError as error:

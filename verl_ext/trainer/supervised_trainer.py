@@ -26,6 +26,7 @@ from verl.utils.dataset.dataset_utils import DatasetPadMode, SFTTensorCollator
 from verl.utils.device import get_device_name, get_torch_device
 
 from verl_ext.data.batching import GlobalBatches, evaluation_batches
+from verl_ext.trainer import startup
 from verl_ext.trainer.checkpointing import Checkpoint, Checkpoints, Progress, RunState
 from verl_ext.trainer.exits import TrainingDivergedError
 from verl_ext.trainer.interruption import Interruption
@@ -165,7 +166,10 @@ class SupervisedTrainer(SFTTrainer, ABC):
 
     def _run_steps(self) -> bool:
         progress = self.progress
-        for step in range(self.resume_global_step + 1, self.total_training_steps + 1):
+        first_step = self.resume_global_step + 1
+        startup.reached("log and checkpoint")
+        self.log.note(startup.line())
+        for step in range(first_step, self.total_training_steps + 1):
             metrics = self._train_step(step)
             skipped = not math.isfinite(metrics["train/grad_norm"])
             progress.skipped_updates += skipped
@@ -175,7 +179,7 @@ class SupervisedTrainer(SFTTrainer, ABC):
                 "train/total_tokens": progress.total_tokens,
                 "train/skipped_updates": progress.skipped_updates,
             }
-            self.log.step(step, metrics)
+            self.log.step(step, metrics | startup.metrics() if step == first_step else metrics)
             if skipped:
                 self.log.note(f"step {step}: gradient is {metrics['train/grad_norm']}; the update was skipped")
             if progress.skipped_in_a_row >= self.config.trainer.max_skipped_updates:

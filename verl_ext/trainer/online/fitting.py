@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from verl.experimental.agent_loop import AgentLoopManager
 from verl.utils.debug import marked_timer
 from verl.utils.skip import SkipManager
 
+from verl_ext.trainer import startup
 from verl_ext.trainer.checkpointing import Progress, RunState, find_checkpoint
 from verl_ext.trainer.exits import TrainingDivergedError, WorkerDiedError
 from verl_ext.trainer.interruption import Interruption
@@ -35,6 +37,8 @@ class Fitting:
     """Mixin of verl's trainers: replaces their loop, their checkpoints and their validation metrics."""
 
     interruption: Interruption
+    transfer_queue: Future
+    """Done when verl's store of samples can be used."""
 
     def fit(self, agent_loop_manager: AgentLoopManager) -> bool:
         """Train to the end, or until a signal.
@@ -59,6 +63,7 @@ class Fitting:
             active=True,
             headline=_headline,
         )
+        startup.reached("agent loops")
         if first_step:
             self.log.note(f"continuing after step {first_step} of {self.total_training_steps}")
         try:
@@ -67,10 +72,13 @@ class Fitting:
                 return True
             if first_step == 0 and self.has_validation and self.config.trainer.val_before_train:
                 self.log.validation(0, self._timed_validation())
+                startup.reached("validation")
             if self.config.trainer.val_only:
                 return True
             self._reissue_inflight_prompts()
             self.on_train_begin()
+            startup.reached("first weights")
+            self.log.note(startup.line())
             return self._run_steps(first_step)
         finally:
             self._shutdown_dump_executor()
@@ -80,7 +88,8 @@ class Fitting:
         for step in range(first_step + 1, self.total_training_steps + 1):
             self.global_steps = step
             SkipManager.set_step(step)
-            self.log.step(step, self._one_step())
+            metrics = self._one_step()
+            self.log.step(step, metrics | startup.metrics() if step == first_step + 1 else metrics)
             is_last = step == self.total_training_steps
             if self.interruption.received is not None and not is_last:
                 self.checkpoint_manager.sleep_replicas()  # whoever asked may not wait for a validation
@@ -136,6 +145,8 @@ class Fitting:
         return {**metrics, "perf/validation_seconds": time.perf_counter() - started}
 
     def _load_checkpoint(self) -> None:
+        startup.reached("workers and servers")
+        self.transfer_queue.result()
         state = self._run_state()
         trainer = self.config.trainer
         self.actor_rollout_wg.open_checkpoints(

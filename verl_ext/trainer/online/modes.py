@@ -31,6 +31,7 @@ from verl.utils import tensordict_utils as tu
 from verl_ext.errors import UserError
 from verl_ext.objectives.nft_advantage import correctness, decode_advantage
 from verl_ext.reward.metrics import grade_metrics
+from verl_ext.trainer import startup
 from verl_ext.trainer.online import algorithm
 from verl_ext.trainer.online.fitting import Fitting
 from verl_ext.trainer.online.groups import AsyncGroupBuffer, GroupBuffer, SamplingOptions
@@ -96,6 +97,7 @@ class _OnlineTrainer(Fitting, PPOTrainer):
         with open_dict(self.config):
             optim = self.config.actor_rollout_ref.actor.optim
             optim.total_training_steps = self.total_training_steps * self.parameter_sync_step
+        startup.reached("data")
 
     def _read_dataset(self, files: Any, *, is_train: bool) -> torch.utils.data.Dataset:
         return create_rl_dataset(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
 import transfer_queue as tq
 from omegaconf import DictConfig
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
@@ -32,8 +36,7 @@ def train(config: DictConfig) -> bool:
         except (AssertionError, ValueError) as error:
             raise UserError(f"verl refuses this configuration: {' '.join(str(error).split())}") from error
     trainer.interruption = interruption
-    tq.init(config.transfer_queue)
-    try:
+    with _transfer_queue(config) as trainer.transfer_queue:
         with prints_to_debug_log():
             trainer.init()
             agent_loops = AgentLoopManagerTQ.create(
@@ -43,5 +46,19 @@ def train(config: DictConfig) -> bool:
                 reward_loop_worker_handles=trainer.get_reward_handles(),
             )
         return trainer.fit(agent_loops)
-    finally:
-        tq.close()
+
+
+@contextmanager
+def _transfer_queue(config: DictConfig) -> Iterator[Future]:
+    """verl's store of samples, started beside what does not need it yet: its processes import torch one by one.
+
+    Yields:
+        Whose `result()` waits until the store can be used, and raises what went wrong.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        started = thread.submit(tq.init, config.transfer_queue)
+        try:
+            yield started
+        finally:
+            if started.exception() is None:
+                tq.close()
