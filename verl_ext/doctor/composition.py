@@ -7,13 +7,14 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from verl_ext.doctor.findings import Finding, of_error
 from verl_ext.doctor.launch import Launch, Trainer
-from verl_ext.errors import UnknownKeyError, UserError
+from verl_ext.errors import ConfigError, UnknownKeyError, UserError
 from verl_ext.trainer.nft_vocabulary import NFT_OFFLINE_VOCABULARY, NFT_VOCABULARY
 from verl_ext.trainer.overrides import DFT_VOCABULARY, Vocabulary, compose_config
 
@@ -26,10 +27,12 @@ PLACEHOLDER = "unknown"
 """Stands where the user has set nothing, so that the other checks go on."""
 
 WHAT_TO_SET = {
-    "path": "a model folder or hub id",
-    "train_files": "a file or a list of files",
-    "rollouts": "a file or a list of files with graded generations",
+    "model.path": "a model folder or hub id",
+    "actor_rollout_ref.model.path": "a model folder or hub id",
+    "data.train_files": "a file or a list of files",
+    "data.rollouts": "a file or a list of files with graded generations",
 }
+"""Keys without a default; others that have none belong to what is switched off."""
 
 MadeBy = Callable[[str], str | None]
 """From a path to the command of the same script that makes it, or None."""
@@ -73,7 +76,8 @@ def _blame(error: UserError, name: str, arguments: list[str], vocabulary: Vocabu
             with redirect_stderr(io.StringIO()):
                 compose_config(name, [argument], vocabulary)
         except UserError as own:
-            return [argument], of_error(own, default="bad-argument", key=_key_of(argument) if "=" in argument else "")
+            default = "bad-value" if isinstance(own, ConfigError) else "bad-argument"
+            return [argument], of_error(own, default=default, key=_key_of(argument) if "=" in argument else "")
     return arguments, of_error(error, default="bad-argument")  # only together
 
 
@@ -93,13 +97,29 @@ def _given_twice(arguments: Sequence[str]) -> list[Finding]:
     ]
 
 
-def fill_missing(config: DictConfig) -> list[Finding]:
-    """Say which keys without a default are not set, and put a placeholder there."""
+@cache
+def defaults_of(trainer: Trainer) -> DictConfig:
+    """The configuration without any argument; not to be changed."""
+    name, vocabulary = CONFIGS[trainer]
+    return compose_config(name, [], vocabulary)
+
+
+def fill_missing(config: DictConfig, launch: Launch) -> list[Finding]:
+    """Say which keys that only the user can know are not set, and put a placeholder there.
+
+    Composition does not leave all of them empty: some then hold verl's own default, a path of an example.
+    """
     findings = []
-    for key in sorted(OmegaConf.missing_keys(config)):
-        what = WHAT_TO_SET.get(key.rpartition(".")[2], "a value")
-        findings.append(Finding("not-set", "error", key, "not set", f"set it to {what}"))
-        OmegaConf.update(config, key, PLACEHOLDER)
+    given = {_key_of(argument) for argument in launch.arguments}
+    old_names = CONFIGS[launch.trainer][1].old_names
+    given |= {old_names[name] for name in given if name in old_names}
+    for key, what in WHAT_TO_SET.items():
+        group, _, name = key.rpartition(".")
+        if key not in given and name in OmegaConf.select(defaults_of(launch.trainer), group, default={}):
+            if launch.trainer == "nft_offline" and key == "data.train_files":
+                continue  # there in verl's configuration, and replaced by data.rollouts
+            findings.append(Finding("not-set", "error", key, "not set", f"set it to {what}"))
+            OmegaConf.update(config, key, PLACEHOLDER)
     return findings
 
 
@@ -149,8 +169,7 @@ def _check_config(config: DictConfig, launch: Launch) -> None:
         from verl_ext.trainer.dft_checks import check_config as check_supervised
     else:
         from verl_ext.trainer.nft_offline_checks import check_config as check_supervised
-    name, vocabulary = CONFIGS[launch.trainer]
-    check_supervised(config, defaults=compose_config(name, [], vocabulary), world_size=launch.ranks)
+    check_supervised(config, defaults=defaults_of(launch.trainer), world_size=launch.ranks)
 
 
 def _check_device(config: DictConfig, trainer: Trainer, device: str) -> None:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl_ext.data.conversation import ConversationError, ConversationRenderer
 from verl_ext.data.reading import iterate_rows, require_files, row_error
 from verl_ext.doctor.composition import PLACEHOLDER, MadeBy
-from verl_ext.doctor.findings import Finding, of_error
+from verl_ext.doctor.findings import FIXES, Finding, of_error
 from verl_ext.doctor.launch import Trainer
 from verl_ext.errors import ConfigError, UserError
 
@@ -72,7 +72,7 @@ def existing_files(config: DictConfig, trainer: Trainer, made_by: MadeBy) -> tup
                 require_files(key, [path])
                 files[key].append(path)
             except UserError as error:
-                findings.append(of_error(error, default="data-files"))
+                findings.append(replace(of_error(error, default="data-files"), fix=FIXES["data-files"]))
     return files, findings
 
 

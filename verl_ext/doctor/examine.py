@@ -83,7 +83,7 @@ class _Examination:
         launch, findings = self.report.launch, self.findings
         self.config, found = compose(launch)
         findings += found
-        findings += fill_missing(self.config)
+        findings += fill_missing(self.config, launch)
         self.on_gpu = self._runs_on_gpu()
         device = "cuda" if self.on_gpu else "cpu"
         findings += run_trainer_checks(self.config, launch, device=device, made_by=self.made_by)

@@ -37,6 +37,19 @@ CODES = {
     ),
     "launch": ("nnodes", "resume_from_path"),
 }
+FIXES = {
+    # what to do about a finding whose message does not end in what was expected
+    "bad-argument": "write it as key=value",
+    "bad-objective": "correct the value",
+    "bad-value": "correct the value",
+    "data-columns": "name a column that is there, or prepare the file anew (data_preprocess/)",
+    "data-files": "correct the path, or make the file (data_preprocess/)",
+    "data-rows": "correct or remove the row",
+    "launch": "start it in that way",
+    "model-files": "give a hub id, or a folder with config.json, weights and a tokenizer",
+    "no-grader": "correct the name, or add a rule to verl_ext/reward/sources.py",
+    "not-set": "set it",
+}
 _CODE_OF = {name: code for code, names in CODES.items() for name in names}
 
 
@@ -68,8 +81,8 @@ def of_error(error: UserError, *, default: str = "bad-value", key: str = "") -> 
         key: of the finding where the error names none.
     """
     text = str(error)
-    found = _KEY.match(text)
-    named = found[0] if found else ""
+    match = _KEY.match(text)
+    named = match[0] if match else key if key and text.startswith(f"{key}:") else ""
     code = _CODE_OF.get(named.rpartition(".")[2], default)
     if ": not set" in text:
         code = "not-set"
@@ -80,8 +93,9 @@ def of_error(error: UserError, *, default: str = "bad-value", key: str = "") -> 
             text.replace("one of ", "a name in verl_ext/reward/sources.py: "),
         )
     rest = text[len(named) :].removeprefix(":").strip() if named else text
-    message, _, fix = rest.partition(", expected ")
-    return Finding(code, "error", named or key, message, shortened(f"expected {fix}") if fix else "")
+    message, _, expected = rest.partition(", expected ")
+    fix = f"expected {expected}" if expected else FIXES.get(code, "")
+    return Finding(code, "error", named or key, message, shortened(fix))
 
 
 def shortened(text: str, length: int = 240) -> str:

@@ -57,7 +57,7 @@ def _print_launch(
     facts = _table(plain, "", "what", "value")
     if report.model is not None:
         shape = report.model.shape
-        facts.add_row("model", f"{shape.parameters / 1e9:.4g} billion parameters, from {report.model.source}")
+        facts.add_row("model", f"{shape.parameters:,} parameters, from {report.model.source}")
     for name, value in report.facts:
         facts.add_row(name, value)
     console.print(facts)
