@@ -14,8 +14,8 @@ proofs)
     set -- trainer.total_training_steps=2 trainer.resume_mode=disable "$@"
     ;;
 offline)
-    GPUS=1 ENGINE=transformers
-    set -- data.train_batch_size=8 trainer.total_training_steps=2 trainer.resume_mode=disable "$@"
+    GPUS=1 ENGINE=transformers MAX_TOKENS=24 SAMPLED=$tiny/sampled
+    set -- model.use_liger=False data.train_batch_size=8 trainer.total_training_steps=2 trainer.resume_mode=disable "$@"
     ;;
 nft)
     GPUS=$((${SP:-1} > 1 ? 2 : 1)) SP=$((${SP:-1} > 1 ? 2 : 1)) TP=1 ROLLOUT=hf
