@@ -14,7 +14,7 @@ proofs)
     set -- trainer.total_training_steps=2 trainer.resume_mode=disable "$@"
     ;;
 offline)
-    GPUS=1 ENGINE=transformers MAX_TOKENS=24 SAMPLED=$tiny/sampled
+    GPUS=1 ENGINE=transformers MAX_TOKENS=24 SAMPLED=${TINY_DIR:-outputs/tiny}/sampled
     set -- model.use_liger=False data.train_batch_size=8 trainer.total_training_steps=2 trainer.resume_mode=disable "$@"
     ;;
 nft)

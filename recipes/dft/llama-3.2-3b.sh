@@ -6,8 +6,8 @@
 # Settings     train_dft.sh and sft_trainer.yaml of yongliang-wu/DFT; each with its source in recipes/SOURCES.md.
 # Needs        8 GPUs. Hours: neither published nor measured.
 # Differs      parameters kept in fp32, computation in bf16 (theirs: both bf16); mean over the tokens of the global
-#              batch (theirs, a mean of micro-batch means: objective.reduction=published). Their chat template is not
-#              published; this one puts questions as the evaluation does: recipes/templates/llama3-base.jinja.
+#              batch (theirs, a mean of micro-batch means: objective.reduction=published). Which chat template
+#              theirs had is NOT CHECKED; this one asks as the evaluation does: recipes/templates/llama3-base.jinja.
 #
 #   python data_preprocess/numina_cot.py --train_end 100000 --local_dir data/numina_cot
 #   python data_preprocess/math_dataset.py --local_dir data/math500

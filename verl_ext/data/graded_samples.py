@@ -11,8 +11,8 @@ r"""From answers that a model gave and a grader judged to data that it can be tr
     FOLDER/right.parquet      a row a right answer, in verl's columns: for DFT and for rejection fine-tuning, with
                               data.prompt_key=prompt data.response_key=extra_info data.response_dict_keys=[answer]
 
-An answer that is right but was cut off at the length limit is not in `right.parquet`, because it does not end. Both
-have the prompt that was asked, and both end where the sampled ones did. Equal input gives equal bytes.
+Both have the prompt that was asked. An answer that is right but was cut off at the length limit is not in
+`right.parquet`: what ends there would be learned as an end. Equal input gives equal bytes.
 """
 
 from __future__ import annotations
