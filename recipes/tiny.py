@@ -10,7 +10,6 @@ so that some of its answers are right and others wrong; the others are random. T
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -35,11 +34,13 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from verl_ext.cli import user_errors_exit
-from verl_ext.data.prepare.rows import BOXED_INSTRUCTION, make_row, row_schema
+from verl_ext.data.prepare.rows import add_messages, make_row, row_schema
 from verl_ext.errors import ConfigError, UserError
 
 SEED = 0
 LESSONS = 40
+NUMBERS = range(10)
+INSTRUCTION = "\nPut your final answer within \\boxed{}."
 
 TURNS = (
     "{%- for message in messages -%}"
@@ -112,26 +113,19 @@ FAMILIES = {
 
 TRAINING_ROWS = {"sft": 512, "proofs": 64, "offline": 48, "nft": 64}
 """Enough for two steps of each recipe's batch; those that generate need more, because not every group teaches."""
+MATH = {"numina_cot/train": "AI-MO/NuminaMath-CoT", "math500/test": "math500"}
 PREPARED = {
-    # what data_preprocess/ calls the files that a kind of recipe reads
-    "sft": ("numina_cot/train", "math500/test"),
-    "offline": ("numina_cot/train", "math500/test"),
-    "proofs": ("fineproofs_sft/train",),
-    "nft": (
-        "dapo_math_17k/train", "aime24/test", "aime25/test", "amc23/test", "math500/test", "minerva/test",
-        "olympiadbench/test",
-    ),
-}  # fmt: skip
-DATA_SOURCES = {
-    "numina_cot": "AI-MO/NuminaMath-CoT",
-    "math500": "math500",
-    "dapo_math_17k": "math_dapo_boxed",
-    "aime24": "aime24",
-    "aime25": "aime25",
-    "amc23": "amc23",
-    "minerva": "minerva_math",
-    "olympiadbench": "olympiadbench",
-    "fineproofs_sft": "proof",
+    # {what data_preprocess/ calls the files that a kind of recipe reads: their data_source}
+    "sft": MATH,
+    "offline": MATH,
+    "proofs": {"fineproofs_sft/train": "lm-provers/FineProofs-SFT"},
+    "nft": {
+        "dapo_math_17k/train": "math_dapo_boxed",
+        **{
+            f"evaluation/{name}/test": name
+            for name in ("aime24", "aime25", "amc23", "math500", "minerva_math", "olympiadbench")
+        },
+    },
 }
 
 
@@ -147,12 +141,15 @@ def main(arguments: Sequence[str]) -> None:
     for name, value, known in (("FAMILY", family, FAMILIES), ("KIND", kind, PREPARED)):
         if value not in known:
             raise ConfigError(name, given=value, expected=f"one of {', '.join(known)}")
-    for name in PREPARED[kind]:
-        write_data(Path(folder) / "data" / f"{name}.parquet", TRAINING_ROWS[kind] if name.endswith("train") else 4)
+    for name, data_source in PREPARED[kind].items():
+        rows = make_rows(
+            data_source, TRAINING_ROWS[kind] if name.endswith("train") else 4, with_proofs=kind == "proofs"
+        )
+        write_data(Path(folder) / "data" / f"{name}.parquet", rows)
     disable_progress_bar()
     model, tokenizer = make_model(FAMILIES[family])
     if kind in ("nft", "offline"):
-        teach_form(model, tokenizer, [row["prompt"] for row in make_rows(PREPARED[kind][0].split("/")[0], 10)])
+        teach_form(model, tokenizer, [row["prompt"] for row in make_rows("math", len(NUMBERS), with_proofs=False)])
     model.save_pretrained(Path(folder) / "model")
     tokenizer.save_pretrained(Path(folder) / "model")
 
@@ -198,38 +195,32 @@ def make_tokenizer(family: Family) -> PreTrainedTokenizerBase:
     return fast
 
 
-def make_rows(data_set: str, count: int) -> list[dict[str, Any]]:
-    """Rows in the columns of a prepared data set."""
-    generator = random.Random(f"{SEED} {data_set}")
+def make_rows(data_source: str, count: int, *, with_proofs: bool) -> list[dict[str, Any]]:
+    """Rows in verl's columns; those with proofs have a chat with the reasoning, and no answer to grade with."""
     rows = []
     for index in range(count):
-        number = index if count <= 10 else generator.randint(0, 9)
-        question = f"Is {number} even (0) or odd (1)?"
-        answer = str(number % 2)
-        if data_set == "fineproofs_sft":
-            proof = f"The remainder of {number} divided by 2 is {answer}, which was to be shown."
-            rows.append({"messages": _exchange(question, f"<think>\n{number} mod 2?\n</think>\n\n{proof}")})
-            continue
-        rows.append(
-            make_row(
-                data_source=DATA_SOURCES[data_set],
-                split="train",
-                index=index,
-                prompt=f"{question} {BOXED_INSTRUCTION}",
-                question=question,
-                answer=f"The remainder of {number} divided by 2 is {answer}. The answer is \\boxed{{{answer}}}.",
-                ground_truth=answer,
-            )
+        number = NUMBERS[index % len(NUMBERS)]
+        question, remainder = f"Is {number} even (0) or odd (1)?", str(number % 2)
+        solution = f"The remainder of {number} divided by 2 is {remainder}."
+        proof = f"<think>\n{number} mod 2?\n</think>\n\n{solution}"
+        row = make_row(
+            data_source=data_source,
+            split="train",
+            index=index,
+            prompt=question + INSTRUCTION,
+            question=question,
+            answer=proof if with_proofs else f"{solution} The answer is \\boxed{{{remainder}}}.",
+            ground_truth=None if with_proofs else remainder,
         )
+        rows.append(add_messages(row) if with_proofs else row)
     return rows
 
 
-def write_data(path: Path, count: int) -> None:
-    """`count` rows of the data set that `path` names, FOLDER/DATA_SET/SPLIT.parquet."""
-    data_set = path.parent.name
+def write_data(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows of `make_rows` to a parquet file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    schema = None if data_set == "fineproofs_sft" else row_schema(with_messages=False)
-    pq.write_table(pa.Table.from_pylist(make_rows(data_set, count), schema=schema), path)
+    schema = row_schema(with_messages="messages" in rows[0])
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
 
 
 def teach_form(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Iterable[list[dict]]) -> None:
@@ -247,10 +238,6 @@ def teach_form(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, promp
         optimizer.zero_grad()
         model(input_ids=torch.tensor(rows), labels=torch.tensor(labels)).loss.backward()
         optimizer.step()
-
-
-def _exchange(question: str, answer: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@
 #              batch (theirs, a mean of micro-batch means: objective.reduction=published). Which chat template
 #              theirs had is NOT CHECKED; this one asks as the evaluation does: recipes/templates/deepseek-math.jinja.
 #
-#   python data_preprocess/numina_cot.py --train_end 100000 --local_dir data/numina_cot
-#   python data_preprocess/math_dataset.py --local_dir data/math500
+#   python data_preprocess/numina_cot.py --train_end 100000
+#   python data_preprocess/math_dataset.py --splits test
 #   bash recipes/dft/deepseekmath-7b.sh [key=value ...]
 #   bash sh/eval.sh deepseek-math checkpoints/deepseekmath-7b-dft outputs/eval 16 1
 #

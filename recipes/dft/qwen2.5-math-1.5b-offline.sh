@@ -12,8 +12,8 @@
 # Differs      as qwen2.5-math-1.5b.sh does. Answers are graded by this package (theirs: math-verify). Right answers
 #              that were cut off at MAX_TOKENS are left out. The prompt that is trained on is the one that was asked.
 #
-#   python data_preprocess/numina_cot.py --train_end 100000 --local_dir data/numina_cot
-#   python data_preprocess/math_dataset.py --local_dir data/math500
+#   python data_preprocess/numina_cot.py --train_end 100000
+#   python data_preprocess/math_dataset.py --splits test
 #   bash recipes/dft/qwen2.5-math-1.5b-offline.sh [key=value ...]    # keys of the trainer
 #
 # Runs on one machine; one that was killed goes on. What was sampled and graded is kept in SAMPLED for all objectives.

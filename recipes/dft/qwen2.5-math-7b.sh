@@ -8,8 +8,8 @@
 # Differs      parameters kept in fp32, computation in bf16 (theirs: both bf16); mean over the tokens of the global
 #              batch (theirs, a mean of micro-batch means: objective.reduction=published).
 #
-#   python data_preprocess/numina_cot.py --train_end 100000 --local_dir data/numina_cot
-#   python data_preprocess/math_dataset.py --local_dir data/math500
+#   python data_preprocess/numina_cot.py --train_end 100000
+#   python data_preprocess/math_dataset.py --splits test
 #   bash recipes/dft/qwen2.5-math-7b.sh [key=value ...]
 #   bash sh/eval.sh qwen-boxed checkpoints/qwen2.5-math-7b-dft outputs/eval 16 1
 #

@@ -13,7 +13,8 @@
 #              files hold each problem 32 times). NVlabs/NFT has no settings of GRPO and Dr. GRPO: they are those of
 #              objective=grpo and dr_grpo, without dynamic sampling.
 #
-#   python data_preprocess/dapo_math_17k.py --boxed --local_dir data/dapo_math_17k
+#   for set in aime24 aime25 amc23 math500 minerva olympiadbench; do python data_preprocess/$set.py; done
+#   python data_preprocess/dapo_math_17k.py --boxed
 #   bash recipes/nft/qwen2.5-math-7b.sh [key=value ...]                                   # one machine
 #   RAY_ADDRESS=HEAD:6379 NNODES=4 bash recipes/nft/qwen2.5-math-7b.sh [key=value ...]    # examples/multinode.md
 #
@@ -21,14 +22,15 @@
 set -euo pipefail
 name=qwen2.5-math-7b-${OBJECTIVE:=nft} kind=nft family=qwen2
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+val=$DATA/evaluation
 
 train_with_ray verl_ext.trainer.fsdp_nft_trainer \
     objective="$OBJECTIVE" \
     actor_rollout_ref.model.path="${MODEL:-Qwen/Qwen2.5-Math-7B}" \
     actor_rollout_ref.model.enable_gradient_checkpointing=True \
     data.train_files="$DATA/dapo_math_17k/train.parquet" \
-    data.val_files="[$DATA/aime24/test.parquet,$DATA/aime25/test.parquet,$DATA/amc23/test.parquet,\
-$DATA/math500/test.parquet,$DATA/minerva/test.parquet,$DATA/olympiadbench/test.parquet]" \
+    data.val_files="[$val/aime24/test.parquet,$val/aime25/test.parquet,$val/amc23/test.parquet,\
+$val/math500/test.parquet,$val/minerva_math/test.parquet,$val/olympiadbench/test.parquet]" \
     data.train_batch_size=512 data.gen_batch_size=1536 \
     data.max_prompt_length=512 data.max_response_length=3584 \
     algorithm.filter_groups.max_num_gen_batches=10 \

@@ -11,7 +11,7 @@
 #              parameters in fp32, computation in bf16. Weight decay, betas and clipping are transformers' defaults,
 #              which TRL takes where a script says nothing: NOT CHECKED against the card.
 #
-#   python data_preprocess/fineproofs_sft.py --local_dir data/fineproofs_sft
+#   python data_preprocess/fineproofs_sft.py
 #   bash recipes/qed_nano/qwen3-4b-thinking-sft.sh [key=value ...]
 #
 # TINY=1 tries it out on this machine's processor. MODEL, DATA, RUN, GPUS, NNODES and DRY_RUN: see recipes/common.sh.
