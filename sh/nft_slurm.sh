@@ -10,6 +10,7 @@
 # Online training on the nodes of a Slurm allocation:
 #
 #   sbatch --nodes=N sh/nft_slurm.sh key=value ...
+#   sbatch --nodes=N sh/nft_slurm.sh recipes/nft/RECIPE.sh key=value ...
 #
 # What sbatch is given wins over the lines above. GPUs per node are taken from the allocation. When the time is over
 # the trainer saves (exit code 75) and the job is submitted again; it continues from there.
@@ -37,8 +38,15 @@ if ((SLURM_JOB_NUM_NODES > 1)); then
         bash -c "bash '$root/sh/ray_cluster.sh' worker '$head_ip:$port' && sleep infinity" &
 fi
 
-RAY_ADDRESS=$head_ip:$port python -m verl_ext.trainer.fsdp_nft_trainer \
-    trainer.nnodes="$SLURM_JOB_NUM_NODES" trainer.n_gpus_per_node="$gpus" "$@" &
+if [[ ${1:-} == *.sh ]]; then
+    train=(bash)
+else
+    train=(
+        python -m verl_ext.trainer.fsdp_nft_trainer
+        trainer.nnodes="$SLURM_JOB_NUM_NODES" trainer.n_gpus_per_node="$gpus"
+    )
+fi
+RAY_ADDRESS=$head_ip:$port NNODES=$SLURM_JOB_NUM_NODES GPUS=$gpus "${train[@]}" "$@" &
 trainer=$!
 trap 'kill -TERM $trainer' TERM
 # wait returns early, with 143, when the signal comes: wait again for the trainer's own end

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from verl_ext.errors import UserError
+from verl_ext.trainer.nft_vocabulary import NFT_VOCABULARY
 from verl_ext.trainer.overrides import DFT_OLD_NAMES, compose_config
 
 REQUIRED = ["model.path=m", "data.train_files=t.parquet"]
@@ -77,3 +78,12 @@ def test_open_groups_take_new_keys(sign):
     config = compose(f"{sign}model.override_config.rope_theta=7", f"{sign}data.apply_chat_template_kwargs.a=b")
     assert config.model.override_config.rope_theta == 7
     assert config.data.apply_chat_template_kwargs.a == "b"
+
+
+@pytest.mark.parametrize("sign", ["", "+", "++"])
+@pytest.mark.parametrize("objective", ["nft", "dapo"])
+def test_open_groups_take_keys_that_an_objective_has_set(sign, objective):
+    required = ["actor_rollout_ref.model.path=m", "data.train_files=t.parquet", f"objective={objective}"]
+    key = "reward.reward_kwargs.overlong_buffer_cfg.len"
+    config = compose_config("nft_trainer", [*required, f"{sign}{key}=7"], NFT_VOCABULARY)
+    assert config.reward.reward_kwargs.overlong_buffer_cfg.len == 7

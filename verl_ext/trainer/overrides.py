@@ -139,7 +139,8 @@ def _refuse_unknown_keys(overrides: list[str], known: set[str], vocabulary: Voca
         if key in known or key in groups or key in vocabulary.choices:
             checked.append(argument.removeprefix("+").removeprefix("+"))
         elif key.startswith(vocabulary.open_groups):
-            checked.append(argument if argument.startswith("+") else f"+{argument}")
+            # `++`: an objective's file may have set the key already
+            checked.append(f"++{argument.lstrip('+')}")
         else:
             raise UnknownKeyError(key, known | vocabulary.names)
     return checked
