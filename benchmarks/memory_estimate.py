@@ -197,8 +197,8 @@ def main() -> None:
             line = next(line for line in output.splitlines() if line.startswith("RESULT "))
             results.append(json.loads(line.removeprefix("RESULT ")))
             print(_row(results[-1]), flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2))
+            if arguments.json:
+                arguments.json.write_text(json.dumps(results, indent=2))
 
 
 def _row(result: dict) -> str:
