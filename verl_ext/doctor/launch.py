@@ -147,7 +147,8 @@ def _module_of(arguments: Sequence[str]) -> str:
         ("nft_trainer", NFT_MODULE, NFT_VOCABULARY),
         ("nft_offline", NFT_MODULE, NFT_OFFLINE_VOCABULARY),
     ):
-        known = known_keys(config_name) | vocabulary.names
+        keys = known_keys(config_name)
+        known = (keys - {key.rpartition(".")[0] for key in keys}) | vocabulary.names  # no group takes a value
         score[config_name] = (sum(name in known for name in names), module)
     return max(score.values(), key=lambda entry: entry[0])[1]
 
