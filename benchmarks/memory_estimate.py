@@ -19,7 +19,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-STEPS = 3
+STEPS = 2
 ROWS = 64
 
 
@@ -42,7 +42,7 @@ class Case:
 
 
 _WIDE = {"hidden": 1024, "layers": 4, "inner": 2816, "heads": 16, "kv_heads": 4, "vocab": 4096, "max_length": 1024}
-_VOCABULARY = {"hidden": 256, "layers": 4, "inner": 688, "heads": 4, "kv_heads": 4, "vocab": 64000, "max_length": 512}
+_VOCABULARY = {"hidden": 256, "layers": 4, "inner": 688, "heads": 4, "kv_heads": 4, "vocab": 64000, "max_length": 256}
 NO_CHECKPOINTING = "model.enable_gradient_checkpointing=False"
 FP32 = "engine.mixed_precision.param_dtype=fp32"
 FUSED = "model.use_fused_kernels=True"
@@ -53,17 +53,17 @@ CASES = (
     Case(name="large vocabulary, fused head", micro=2, settings=(FUSED,), **_VOCABULARY),
     Case(
         name="deep, fp32",
-        hidden=384, layers=16, inner=1024, heads=6, kv_heads=2, vocab=2048, max_length=1024, micro=1,
+        hidden=256, layers=16, inner=704, heads=4, kv_heads=2, vocab=2048, max_length=1024, micro=1,
         settings=(NO_CHECKPOINTING, FP32),
     ),
     Case(
         name="Qwen3, untied, checkpointing",
-        hidden=512, layers=8, inner=1536, heads=8, kv_heads=2, vocab=16000, max_length=2048, micro=1, tied=False,
+        hidden=512, layers=6, inner=1536, heads=8, kv_heads=2, vocab=16000, max_length=1024, micro=1, tied=False,
         family="qwen3",
     ),
     Case(
         name="long, padded, checkpointing",
-        hidden=512, layers=6, inner=1408, heads=8, kv_heads=8, vocab=2048, max_length=4096, micro=1,
+        hidden=256, layers=6, inner=704, heads=4, kv_heads=4, vocab=1024, max_length=4096, micro=1,
         settings=("model.use_remove_padding=False",),
     ),
 )  # fmt: skip

@@ -71,7 +71,9 @@ def _blame(error: UserError, name: str, arguments: list[str], vocabulary: Vocabu
         key = str(error).removeprefix("unknown key ").partition(";")[0]
         bad = [argument for argument in arguments if _key_of(argument) == key]
         return bad or arguments, Finding("unknown-key", "error", key, str(error), "correct the name, or leave it out")
-    for argument in arguments:
+    for argument in sorted(
+        arguments, key=lambda argument: _key_of(argument) not in str(error)
+    ):  # the likely ones first
         try:
             with redirect_stderr(io.StringIO()):
                 compose_config(name, [argument], vocabulary)

@@ -45,7 +45,7 @@ def disk_need(
     total = (kept or 1) * checkpoint + export
     formula = (
         f"{kept if kept else 'n'} * {plan.model_bytes}*(P + 2*P_trained) + 2*P = "
-        f"{kept or 1}*{checkpoint / GIB:.4g} + {export / GIB:.4g} GiB"
+        f"{kept or 1}*{checkpoint / GIB:,.2f} + {export / GIB:,.2f} GiB"
     )
     return DiskNeed(checkpoint=checkpoint, kept=kept, total=total, formula=formula)
 
@@ -80,9 +80,9 @@ def disk_findings(config: DictConfig, trainer: Trainer, need: DiskNeed, *, free:
             return []
         free = shutil.disk_usage(existing).free
     count = "one checkpoint" if need.kept in (None, 1) else f"{need.kept} checkpoints"
-    size = f"{count} of {need.checkpoint / GIB:.1f} GiB and the last one's weights take {need.total / GIB:.0f} GiB"
+    size = f"{count} of {need.checkpoint / GIB:.1f} GiB and the last one's weights take {need.total / GIB:,.0f} GiB"
     if need.total <= free:
         return []
     where = "on this machine; --disk-free says what the cluster has" if here else "given with --disk-free"
-    message = f"{size}, and {free / GIB:.0f} GiB are free for {folder} ({where})"
+    message = f"{size}, and {free / GIB:,.0f} GiB are free for {folder} ({where})"
     return [Finding("disk-space", "warning" if here else "error", "trainer.default_local_dir", message, fix)]

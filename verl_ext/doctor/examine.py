@@ -251,7 +251,7 @@ class _Examination:
                 training_time(shape, plan, options.device, rows=plan.rows_per_step, mean_length=length, mfu=options.mfu)
             )
         need = disk_need(config, self.trainer, shape, plan, steps)
-        report.facts.append(("disk for checkpoints", f"{need.total / 2**30:.4g} GiB = {need.formula}"))
+        report.facts.append(("disk for checkpoints", f"{need.total / 2**30:,.1f} GiB = {need.formula}"))
         self.findings += disk_findings(config, self.trainer, need, free=options.disk_free)
 
     def _mean_length(self, plan: TrainingPlan) -> float:

@@ -29,7 +29,7 @@ def print_reports(reports: Sequence[LaunchReport], general: Sequence[Finding], o
         _print_launch(console, report, number, len(reports), options, plain)
     if general:
         console.print()
-        console.print(_findings_table(general, plain))
+        _print_findings(console, general, plain)
     everything = [*general, *(finding for report in reports for finding in report.findings)]
     code = exit_code(everything)
     counts = {level: sum(finding.level == level for finding in everything) for level in ORDER}
@@ -65,10 +65,35 @@ def _print_launch(
         console.print(_memory_table(estimate, report, options, plain))
     if report.times:
         console.print(_time_table(report, options, plain))
-    if report.findings:
-        console.print(_findings_table(report.findings, plain))
-    else:
+    _print_findings(console, report.findings, plain)
+
+
+def _print_findings(console: Console, findings: Sequence[Finding], plain: bool) -> None:
+    """A table; in a pipe one line each, which can be searched."""
+    if not findings:
         console.print("no findings")
+    elif plain:
+        console.print("findings")
+        for finding in _sorted(findings):
+            where = f"{finding.key}: " if finding.key else ""
+            console.print(Text(f" {finding.level:<8} {finding.code:<18} {where}{_text(finding)}"), soft_wrap=True)
+    else:
+        console.print(_findings_table(findings))
+
+
+def _sorted(findings: Sequence[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda found: ORDER.index(found.level))
+
+
+def _text(finding: Finding) -> str:
+    return f"{finding.message}; {finding.fix}" if finding.fix else finding.message
+
+
+def duration(seconds: float) -> str:
+    """As people say it: 0.0021 s, 12.3 s, 2.1 h."""
+    if seconds < 1:
+        return f"{seconds:.2g} s"
+    return f"{seconds:.1f} s" if seconds < 600 else f"{seconds / 3600:,.1f} h"
 
 
 def _table(plain: bool, title: str, *columns: str, right: Sequence[str] = ()) -> Table:
@@ -97,19 +122,18 @@ def _memory_table(estimate: Any, report: LaunchReport, options: Options, plain: 
 def _time_table(report: LaunchReport, options: Options, plain: bool) -> Table:
     total = sum(part.seconds for part in report.times)
     bound = " (responses at their full length)" if report.launch.trainer == "nft" else ""
-    title = f"time of a step, estimated at MFU {options.mfu:g}: {total:.3g} s{bound}"
-    table = _table(plain, title, "part", "seconds", "formula", right=("seconds",))
+    title = f"time of a step, estimated at MFU {options.mfu:g}: {duration(total)}{bound}"
+    table = _table(plain, title, "part", "time", "formula", right=("time",))
     for part in report.times:
-        table.add_row(part.name, f"{part.seconds:.3g}", part.formula)
+        table.add_row(part.name, duration(part.seconds), part.formula)
     return table
 
 
-def _findings_table(findings: Sequence[Finding], plain: bool) -> Table:
-    table = _table(plain, "findings", "level", "code", "key", "what was found, and what to do")
-    for finding in sorted(findings, key=lambda found: ORDER.index(found.level)):
+def _findings_table(findings: Sequence[Finding]) -> Table:
+    table = _table(False, "findings", "level", "code", "key", "what was found, and what to do")
+    for finding in _sorted(findings):
         style = STYLES[finding.level]
-        text = f"{finding.message}: {finding.fix}" if finding.fix else finding.message
-        table.add_row(Text(finding.level, style=style), finding.code, finding.key, Text(text))
+        table.add_row(Text(finding.level, style=style), finding.code, finding.key, Text(_text(finding)))
     return table
 
 
