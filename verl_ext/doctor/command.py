@@ -25,12 +25,18 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from verl_ext.cli import user_errors_exit
 from verl_ext.doctor.findings import Finding, exit_code
 from verl_ext.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from verl_ext.doctor.report import LaunchReport, Options
+    from verl_ext.doctor.script import Command
 
 TRAINERS = ("dft", "nft", "verl_ext.trainer.fsdp_dft_trainer", "verl_ext.trainer.fsdp_nft_trainer")
 
@@ -46,9 +52,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed, rest = _parser().parse_known_args(arguments)
         if unknown := [argument for argument in rest if argument.startswith("--")]:
             raise UserError(f"unknown option {unknown[0]}; see python -m verl_ext.doctor --help")
-        if not parsed.hub:
-            os.environ["HF_HUB_OFFLINE"] = "1"
-        return _examine(parsed, [*parsed.what, *rest])
+        with _hub(asked=parsed.hub):
+            return _examine(parsed, [*parsed.what, *rest])
+
+
+@contextmanager
+def _hub(*, asked: bool) -> Iterator[None]:
+    """Keep the libraries from asking the hub, unless the user wants them to."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    if not asked:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("HF_HUB_OFFLINE", None)
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,9 +106,9 @@ def _examine(parsed: argparse.Namespace, words: list[str]) -> int:
     return exit_code([*general, *(finding for report in reports for finding in report.findings)])
 
 
-def _options(parsed: argparse.Namespace):
-    from verl_ext.doctor.examine import Options
+def _options(parsed: argparse.Namespace) -> Options:
     from verl_ext.doctor.memory import GIB
+    from verl_ext.doctor.report import Options
     from verl_ext.doctor.step_time import DEVICES
 
     if parsed.device not in DEVICES:
@@ -106,7 +126,7 @@ def _options(parsed: argparse.Namespace):
     return Options(device=device, mfu=parsed.mfu, disk_free=disk, ask_hub=parsed.hub)
 
 
-def _examine_keys(parsed: argparse.Namespace, words: list[str], options):
+def _examine_keys(parsed: argparse.Namespace, words: list[str], options: Options) -> list[LaunchReport]:
     from verl_ext.doctor.examine import examine
     from verl_ext.doctor.launch import of_keys
 
@@ -121,7 +141,9 @@ def _examine_keys(parsed: argparse.Namespace, words: list[str], options):
     return [examine(launch, options)]
 
 
-def examine_script(script: Path, arguments: Sequence[str], options, gpus_per_node: int):
+def examine_script(
+    script: Path, arguments: Sequence[str], options: Options, gpus_per_node: int
+) -> tuple[list[LaunchReport], list[Finding]]:
     """Examine every launch of a recipe.
 
     Args:
@@ -167,7 +189,7 @@ def examine_script(script: Path, arguments: Sequence[str], options, gpus_per_nod
     return reports, general
 
 
-def _maker(path: str, earlier, cwd: Path) -> str | None:
+def _maker(path: str, earlier: Sequence[Command], cwd: Path) -> str | None:
     place = Path(os.path.expanduser(path))
     place = (place if place.is_absolute() else cwd / place).resolve()
     if place.exists():

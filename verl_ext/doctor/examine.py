@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -18,39 +18,13 @@ from verl_ext.doctor.launch import Launch
 from verl_ext.doctor.memory import MemoryEstimate, rollout_memory, training_memory
 from verl_ext.doctor.model_shape import FoundModel, ModelShape, find_model
 from verl_ext.doctor.plan import RolloutPlan, TrainingPlan, rollout_plan, training_plan, world_size
-from verl_ext.doctor.step_time import DEVICES, Device, TimePart, generation_time, log_prob_time, training_time
+from verl_ext.doctor.report import LaunchReport, Options, batch_facts, data_facts
+from verl_ext.doctor.step_time import Device, TimePart, generation_time, log_prob_time, training_time
 from verl_ext.doctor.tokens import CharacterCount, load_tokenizer, tokenizer_is_here
 from verl_ext.errors import UserError
 from verl_ext.model_folder import require_sequence_parallel_heads
 
 UNKNOWN_VOCABULARY = 1 << 30
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What the user says about the cluster."""
-
-    device: Device = DEVICES["h100"]
-    mfu: float = 0.4
-    """Share of the peak that a step reaches; an assumption."""
-    disk_free: float | None = None
-    """Bytes for checkpoints on the cluster; None: what this machine has."""
-    ask_hub: bool = False
-    """Whether the hub may be asked for configurations and tokenizers that are not on this machine."""
-
-
-@dataclass
-class LaunchReport:
-    """Everything that was found about one launch."""
-
-    launch: Launch
-    findings: list[Finding] = field(default_factory=list)
-    facts: list[tuple[str, str]] = field(default_factory=list)
-    """(what, value), for reading."""
-    memory: list[MemoryEstimate] = field(default_factory=list)
-    times: list[TimePart] = field(default_factory=list)
-    model: FoundModel | None = None
-    training: TrainingPlan | None = None
 
 
 def nothing_made(_path: str) -> None:
@@ -99,8 +73,6 @@ class _Examination:
             self._estimate(self.report.model.shape, steps)
 
     def _runs_on_gpu(self) -> bool:
-        import os
-
         return self.config.trainer.device != "cpu" and os.environ.get("VERL_PLATFORM") != "cpu"
 
     @property
@@ -201,7 +173,7 @@ class _Examination:
         if repeated > limits.REPEATED_SHARE:
             message = f"{repeated:.0%} of the first {facts.sampled} rows are an earlier row again"
             self.findings.append(Finding("repeated-rows", "warning", key, message, "remove the copies"))
-        self.report.facts += _data_facts(facts)
+        self.report.facts += data_facts(facts)
 
     def _tokenizer(self) -> tuple[Any, bool]:
         """The tokenizer, or one that counts characters; None where the one that is here cannot be used."""
@@ -240,7 +212,7 @@ class _Examination:
         report.training = plan
         training = training_memory(shape, plan)
         report.memory.append(training)
-        report.facts += _batch_facts(plan)
+        report.facts += batch_facts(plan)
         if self.on_gpu:
             self.findings += training_findings(training, plan, options.device)
         if self.trainer == "nft":
@@ -288,26 +260,3 @@ def _generation(shape: ModelShape, rollout: RolloutPlan, device: Device, room: f
 
 def _has_reference(config: DictConfig) -> bool:
     return config.actor_rollout_ref.actor.use_kl_loss or config.algorithm.use_kl_in_reward
-
-
-def _batch_facts(plan: TrainingPlan) -> list[tuple[str, str]]:
-    return [
-        ("data-parallel ranks", f"{plan.dp_size} = {plan.ranks} ranks / {plan.sp_size} sequence-parallel"),
-        ("sequences of an update", f"{plan.rows_per_step}, {plan.rows_per_step / plan.dp_size:g} a data-parallel rank"),
-        ("micro-batch", f"at most {plan.micro_tokens} tokens a GPU ({plan.micro_key}), {plan.micro_batches} an update"),
-    ]
-
-
-def _data_facts(facts: DataFacts) -> list[tuple[str, str]]:
-    import numpy as np
-
-    unit = "tokens" if facts.counted else "tokens, guessed from characters"
-    quantiles = np.quantile(facts.lengths, [0.5, 0.9, 0.99, 1.0]).astype(int)
-    rows = [
-        ("training rows", f"{facts.rows}, of the first {facts.sampled} {facts.usable_share:.1%} usable"),
-        ("length p50, p90, p99, max", f"{', '.join(map(str, quantiles))} {unit}"),
-    ]
-    if len(facts.learned):
-        learned = np.quantile(facts.learned, [0.1, 0.5, 0.9]).astype(int)
-        rows.append(("tokens with loss p10, p50, p90", f"{', '.join(map(str, learned))} a sequence"))
-    return rows
