@@ -111,7 +111,7 @@ FAMILIES = {
     ),
 }
 
-TRAINING_ROWS = {"sft": 512, "proofs": 64, "offline": 48, "nft": 64}
+TRAINING_ROWS = {"sft": 64, "proofs": 64, "offline": 48, "nft": 64}
 """Enough for two steps of each recipe's batch; those that generate need more, because not every group teaches."""
 MATH = {"numina_cot/train": "AI-MO/NuminaMath-CoT", "math500/test": "math500"}
 PREPARED = {
@@ -184,7 +184,10 @@ def make_tokenizer(family: Family) -> PreTrainedTokenizerBase:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     specials = [*ends, *family.special_tokens]
     trainer = trainers.BpeTrainer(
-        vocab_size=len(alphabet) + len(specials), special_tokens=specials, initial_alphabet=alphabet
+        vocab_size=len(alphabet) + len(specials),
+        special_tokens=specials,
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     tokenizer.train_from_iterator([], trainer)
     tokenizer.add_tokens([AddedToken(word, normalized=False) for word in family.words])

@@ -7,7 +7,8 @@ NNODES=1
 case $kind in
 sft)
     GPUS=1
-    set -- model.use_liger=False trainer.total_training_steps=2 trainer.resume_mode=disable "$@"
+    set -- model.use_liger=False data.train_batch_size=32 \
+        trainer.total_training_steps=2 trainer.resume_mode=disable "$@"
     ;;
 proofs)
     GPUS=2 SP=2
@@ -15,7 +16,8 @@ proofs)
     ;;
 offline)
     GPUS=1 ENGINE=transformers MAX_TOKENS=24 SAMPLED=${TINY_DIR:-outputs/tiny}/sampled
-    set -- model.use_liger=False data.train_batch_size=8 trainer.total_training_steps=2 trainer.resume_mode=disable "$@"
+    set -- model.use_liger=False data.train_batch_size=8 \
+        trainer.total_training_steps=2 trainer.resume_mode=disable "$@"
     ;;
 nft)
     GPUS=$((${SP:-1} > 1 ? 2 : 1)) SP=$((${SP:-1} > 1 ? 2 : 1)) TP=1 ROLLOUT=hf

@@ -50,6 +50,7 @@ $val/math500/test.parquet,$val/minerva_math/test.parquet,$val/olympiadbench/test
     actor_rollout_ref.rollout.val_kwargs.temperature=0.6 actor_rollout_ref.rollout.val_kwargs.top_p=0.7 \
     actor_rollout_ref.rollout.val_kwargs.n=1 \
     trainer.nnodes="$NNODES" trainer.n_gpus_per_node="$GPUS" \
-    trainer.total_training_steps=320 trainer.val_before_train=False trainer.test_freq=2 trainer.save_freq=2 \
+    trainer.total_training_steps=320 trainer.val_before_train=False trainer.test_freq=2 \
+    trainer.save_freq=2 trainer.max_actor_ckpt_to_keep=2 \
     trainer.experiment_name="$name" trainer.default_local_dir="$RUN" \
     "$@"

@@ -6,7 +6,8 @@
 #              AIME and AMC) 51.7 with NFT, 48.3 RFT, 51.2 DAPO, 49.5 GRPO, 49.8 Dr. GRPO, 31.6 of the base model.
 # Settings     train_7B.sh of NVlabs/NFT; each with its source in recipes/SOURCES.md.
 # Needs        published: 4 machines with 8 H100 each (the repository's README), 320 steps (a public note on the paper);
-#              hours neither published nor measured. One machine with 8 GPUs will do for trying it out.
+#              hours neither published nor measured. For trying it out one machine will do; with fewer than 4 GPUs
+#              also TP=1, the number of GPUs that share a copy of the model in generation.
 # Differs      mean over the tokens of the optimizer step (theirs: sum / 1000, whose scale depends on the number of
 #              GPUs; for NFT and RFT actor_rollout_ref.actor.policy_loss.reduction=published); groups that dynamic
 #              sampling did not need open the next step; AIME and AMC are validated with one sample a problem (their
@@ -48,6 +49,7 @@ $val/math500/test.parquet,$val/minerva_math/test.parquet,$val/olympiadbench/test
     actor_rollout_ref.rollout.val_kwargs.temperature=0.6 actor_rollout_ref.rollout.val_kwargs.top_p=0.7 \
     actor_rollout_ref.rollout.val_kwargs.n=1 \
     trainer.nnodes="$NNODES" trainer.n_gpus_per_node="$GPUS" \
-    trainer.total_training_steps=320 trainer.val_before_train=False trainer.test_freq=2 trainer.save_freq=2 \
+    trainer.total_training_steps=320 trainer.val_before_train=False trainer.test_freq=2 \
+    trainer.save_freq=2 trainer.max_actor_ckpt_to_keep=2 \
     trainer.experiment_name="$name" trainer.default_local_dir="$RUN" \
     "$@"

@@ -14,6 +14,8 @@ import pytest
 from tests.support.online import ray_folder
 from tests.support.recipes import OFFLINE, ONLINE, RECIPES, SUPERVISED, start_recipe
 
+pytestmark = pytest.mark.timeout(900)  # a minute each with the machine to oneself
+
 ARCHITECTURES = {
     "dft/qwen2.5-math": "Qwen2ForCausalLM",
     "dft/llama": "LlamaForCausalLM",
@@ -79,7 +81,6 @@ def test_offline_rl_samples_grades_and_trains(objective, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("recipe", ONLINE)
 def test_an_online_recipe_generates_grades_and_trains(recipe, folder):
     with ray_folder() as ray:
