@@ -1,7 +1,8 @@
 """Run by torchrun: loss and gradient of the real trainer in many modes against a plain transformers loop.
 
 Usage: gradient_equality_worker.py WORKSPACE; writes WORKSPACE/result_<ranks>.json, a list of
-{mode, loss_error, gradient_error, gradient_scale}.
+{mode, loss_error, gradient_error, gradient_scale, second_passes}, the last of them how often the chunked head had to
+compute logits again in a backward pass.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from peft import PeftModel
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
+from verl_ext.engine import loss_head
 from verl_ext.trainer.dft_checks import check_config
 from verl_ext.trainer.launch import choose_device, complete_config, join_ranks, load_datasets
 from verl_ext.trainer.overrides import compose_config
@@ -45,11 +47,11 @@ def compose(workspace: Path, model: str, overrides: list[str]):
     )
 
 
-def reference(workspace: Path, model: str, rows: list[dict], *, objective: str, lora: bool):
+def reference(workspace: Path, model: str, rows: list[dict], *, objective: str, adapter: str | None):
     """Loss and gradients of plain transformers, one row at a time, mean over all learned tokens."""
     network = AutoModelForCausalLM.from_pretrained(workspace / model, attn_implementation="sdpa", dtype=torch.float32)
-    if lora:
-        network = PeftModel.from_pretrained(network, workspace / f"{model}_adapter", is_trainable=True)
+    if adapter:
+        network = PeftModel.from_pretrained(network, workspace / adapter, is_trainable=True)
     total, tokens = 0.0, 0
     for row in rows:
         logits = network(input_ids=row["input_ids"][None]).logits[0, :-1]
@@ -88,7 +90,11 @@ def engine_result(config, train_dataset):
 
 
 def modes(world_size: int):
-    """Every mode, plain heads first: verl patches the model class for a fused head, for the rest of the process."""
+    """Every mode, verl's fused head last: verl patches the model class for it, for the rest of the process."""
+    usual = {"sp": 1, "packed": True, "micro": 2, "fused": False, "lora": False, "objective": "dft"}
+    yield usual | {"model": "tied", "plain": True}
+    yield usual | {"model": "untied", "plain": True, "packed": False}
+    yield usual | {"model": "untied", "lora": True, "adapter": "untied_head_adapter"}
     for fused in (False, True):
         for model, sp, packed, micro, lora in itertools.product(
             ("tied", "untied", "one_kv_head"), (1, 2), (True, False), (1, 2, 4, "dynamic"), (False, True)
@@ -111,6 +117,10 @@ def modes(world_size: int):
         yield {"model": "tied", "sp": 1, "packed": True, "micro": 2, "fused": fused, "lora": False, "objective": "sft"}
 
 
+def adapter_of(mode: dict) -> str | None:
+    return mode.get("adapter", f"{mode['model']}_adapter") if mode["lora"] else None
+
+
 def overrides_of(mode: dict, workspace: Path) -> list[str]:
     overrides = [
         f"objective.name={mode['objective']}",
@@ -122,8 +132,10 @@ def overrides_of(mode: dict, workspace: Path) -> list[str]:
         overrides += ["data.use_dynamic_bsz=True", "data.max_token_len_per_gpu=128", "data.max_length=128"]
     else:
         overrides.append(f"data.micro_batch_size_per_gpu={mode['micro']}")
+    if mode.get("plain"):
+        overrides.append("model.fused_kernel_options.loss_head=plain")
     if mode["lora"]:
-        overrides += ["model.lora_rank=4", f"model.lora_adapter_path={workspace / (mode['model'] + '_adapter')}"]
+        overrides += ["model.lora_rank=4", f"model.lora_adapter_path={workspace / adapter_of(mode)}"]
     return overrides
 
 
@@ -132,7 +144,9 @@ def main(workspace: Path) -> None:
     defaults = compose_config("dft_trainer", [])
     config = compose(workspace, "tied", [])
     device = choose_device(config)
-    results, references = [], {}
+    results, references, second_passes = [], {}, []
+    compute = loss_head._gradients
+    loss_head._gradients = lambda *args, **kwargs: second_passes.append(1) or compute(*args, **kwargs)
     with join_ranks(device):
         for mode in modes(world_size):
             config = compose(workspace, mode["model"], overrides_of(mode, workspace))
@@ -140,12 +154,13 @@ def main(workspace: Path) -> None:
             check_device(config, device)
             complete_config(config, device)
             train_dataset, _ = load_datasets(config)
-            key = (mode["model"], mode["objective"], mode["lora"])
+            key = (mode["model"], mode["objective"], adapter_of(mode))
             if key not in references:
                 rows = [train_dataset[row] for row in range(BATCH)]
                 references[key] = reference(
-                    workspace, mode["model"], rows, objective=mode["objective"], lora=mode["lora"]
+                    workspace, mode["model"], rows, objective=mode["objective"], adapter=adapter_of(mode)
                 )
+            second_passes.clear()
             loss, gradients = engine_result(config, train_dataset)
             expected_loss, expected = references[key]
             assert gradients.keys() == expected.keys(), gradients.keys() ^ expected.keys()
@@ -154,6 +169,7 @@ def main(workspace: Path) -> None:
                     "mode": mode,
                     "loss_error": abs(loss - expected_loss),
                     "gradient_error": max((gradients[n] - expected[n]).abs().max().item() for n in expected),
+                    "second_passes": len(second_passes),
                     "gradient_scale": max(g.abs().max().item() for g in expected.values()),
                 }
             )

@@ -20,9 +20,9 @@ WORKER = Path(__file__).with_name("gradient_equality_worker.py")
 TOLERANCE = 1e-6
 
 
-def save_adapter(model: Path, folder: Path) -> None:
+def save_adapter(model: Path, folder: Path, target_modules: str | list[str] = "all-linear") -> None:
     """A LoRA adapter whose second matrix is not zero, so that both get a gradient."""
-    config = LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    config = LoraConfig(r=4, lora_alpha=16, target_modules=target_modules, task_type="CAUSAL_LM")
     adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config)
     torch.manual_seed(1)
     for name, parameter in adapted.named_parameters():
@@ -37,6 +37,7 @@ def workspace(tmp_path_factory) -> Path:
     for name, options in {"tied": {}, "untied": {"tied": False}, "one_kv_head": {"kv_heads": 1}}.items():
         save_tiny_model(folder / name, **options)
         save_adapter(folder / name, folder / f"{name}_adapter")
+    save_adapter(folder / "untied", folder / "untied_head_adapter", ["q_proj", "lm_head"])
     generator = random.Random(0)
     rows = [
         {"question": "q" * generator.randint(1, 30), "answer": "a" + "bcd " * generator.randint(1, 12)}
@@ -50,7 +51,9 @@ def workspace(tmp_path_factory) -> Path:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_loss_and_gradient_are_equal_in_every_mode(workspace, ranks):
-    """{ranks} x {SP} x {padded, packed} x {micro-batch} x {fused, plain head} x {LoRA}, tied and untied, few KV heads."""
+    """{ranks} x {SP} x {padded, packed} x {micro-batch} x {chunked, verl's fused head} x {LoRA}, tied and untied, few
+    KV heads; the plain head, and LoRA on the head.
+    """
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     ended = subprocess.run(
         [*launcher, str(WORKER), str(workspace)], check=False, capture_output=True, text=True, timeout=900
@@ -63,4 +66,5 @@ def test_loss_and_gradient_are_equal_in_every_mode(workspace, ranks):
     assert {r["mode"]["micro"] for r in results} == {1, 2, 4, "dynamic"}
     wrong = [r for r in results if max(r["loss_error"], r["gradient_error"]) > TOLERANCE]
     assert not wrong
+    assert not any(r["second_passes"] for r in results), "the chunked head did not know the objective"
     assert all(r["gradient_scale"] > 1e-3 for r in results), "gradients too small for the comparison to mean anything"

@@ -1,4 +1,4 @@
-"""verl's FSDP engine with log-probabilities in fp32, registered under the vendor name `verl_ext`.
+"""verl's FSDP engine with a loss head of our own, registered under the vendor name `verl_ext`.
 
 verl picks an engine by (device, vendor) and lets `VERL_ENGINE_VENDOR` override the vendor. Our trainers set it to
 `verl_ext`; every other verl run on the same machine keeps verl's own engine.
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor
 from verl.utils import tensordict_utils as tu
+from verl.utils.ulysses import ulysses_pad_and_slice_inputs
 from verl.workers.config import HFModelConfig
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
@@ -21,6 +22,12 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl_ext.engine import ENGINE_VENDOR
 from verl_ext.engine.attention import ATTENTION_NAME
 from verl_ext.engine.checkpoint_loading import only_known_types
+from verl_ext.engine.loss_head import CHUNK_BYTES
+from verl_ext.engine.model_head import HeadInModel, HeadRequest, why_not_chunked
+from verl_ext.errors import ConfigError
+from verl_ext.objectives.registry import get_objective
+
+LOSS_HEADS = ("chunked", "plain")
 
 
 def token_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
@@ -38,6 +45,17 @@ def token_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
     return -losses.view(labels.shape)
 
 
+def _flag(micro_batch: TensorDict, key: str) -> bool:
+    return bool(tu.get_non_tensor_data(data=micro_batch, key=key, default=False))
+
+
+def _needs_logits(micro_batch: TensorDict) -> bool:
+    """Whether something is asked for that takes whole rows of logits outside the head."""
+    return any(
+        _flag(micro_batch, key) for key in ("calculate_sum_pi_squared", "distillation_use_topk", "distillation_only")
+    )
+
+
 def use_our_attention(model_config: HFModelConfig) -> None:
     """Replace verl's default, flash-attn alone, unless the user named an attention.
 
@@ -51,49 +69,122 @@ def use_our_attention(model_config: HFModelConfig) -> None:
 class _LogProbsOutput:
     """What verl reads of a model whose head already returned log-probabilities."""
 
-    def __init__(self, log_probs: Tensor) -> None:
+    def __init__(self, log_probs: Tensor, entropy: Tensor | None = None) -> None:
         self.log_probs = log_probs
-        self.entropy = None
+        self.entropy = entropy
 
 
 class ExactLogProbs:
-    """Mixin over `FSDPEngineWithLMHead`: our attention, fp32 log-probs, and a fused head that FSDP2 can run."""
+    """Mixin over `FSDPEngineWithLMHead`: our attention and loss head, fp32 log-probs, a fused head FSDP2 can run.
+
+    `model.fused_kernel_options.loss_head` is "chunked" (the default, `verl_ext.engine.loss_head`) or "plain", which
+    holds all logits; `model.use_fused_kernels=True` takes verl's own fused head instead. Beside verl's settings a batch
+    may have
+
+        only_learned    bool: log-probs are needed where `loss_mask` has the next token; elsewhere they may be 0
+        objective       name of the token loss that is to be differentiated, which saves the chunked head a product
+    """
+
+    loss_head = ""
+    """Which head this engine has and why, for the log."""
 
     def _build_module(self):
         use_our_attention(self.model_config)
         return super()._build_module()
 
+    def prepare_model_inputs(self, micro_batch: TensorDict):
+        """See `FSDPEngineWithLMHead`; also tells the chunked head what it is to compute."""
+        model_inputs, output_args = super().prepare_model_inputs(micro_batch)
+        if self._head is not None:
+            self._head.ask(self._head_request(micro_batch, output_args, model_inputs["input_ids"].shape))
+        return model_inputs, output_args
+
     def prepare_model_outputs(self, output, output_args, micro_batch: TensorDict, logits_processor_func):
-        """See `FSDPEngineWithLMHead`; the plain head's log-probs are fp32 instead of the model's precision.
+        """See `FSDPEngineWithLMHead`; log-probs are fp32 whatever the model's precision.
 
         verl computes them in the dtype of the logits, and `sft_loss` then sums thousands of bf16 numbers.
         """
-
-        def flag(key: str) -> bool:
-            return bool(tu.get_non_tensor_data(data=micro_batch, key=key, default=False))
-
-        needs_logits = ("calculate_entropy", "calculate_sum_pi_squared", "distillation_use_topk", "distillation_only")
-        if not flag("use_fused_kernels"):
-            if output_args["temperature_is_one"] and not any(flag(key) for key in needs_logits):
-                labels = self._labels(micro_batch, output_args, output.logits.shape[:2])
-                output = _LogProbsOutput(token_log_probs(output.logits, labels))
-                tu.assign_non_tensor(micro_batch, use_fused_kernels=True)
-            else:
-                output.logits = output.logits.float()
+        if _flag(micro_batch, "use_fused_kernels"):
+            return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
+        if self._head is not None and not _needs_logits(micro_batch):
+            answer = self._head.answer(output.logits)
+            output = _LogProbsOutput(answer.log_probs, answer.entropy)
+        elif output_args["temperature_is_one"] and not (
+            _needs_logits(micro_batch) or _flag(micro_batch, "calculate_entropy")
+        ):
+            labels = self._laid_out(output_args["input_ids_rmpad_rolled"], micro_batch, output.logits.shape[:2])
+            output = _LogProbsOutput(token_log_probs(output.logits, labels))
+        else:
+            output.logits = output.logits.float()
+        if isinstance(output, _LogProbsOutput):
+            tu.assign_non_tensor(micro_batch, use_fused_kernels=True)  # log-probs and entropy are there
         return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
 
-    def _labels(self, micro_batch: TensorDict, output_args: dict, shape: torch.Size) -> Tensor:
-        """Next token of each position, laid out like the logits: (1, tokens of this rank) or (batch, tokens)."""
-        rolled = output_args["input_ids_rmpad_rolled"]
-        if tu.get_non_tensor_data(data=micro_batch, key="use_remove_padding", default=True):
-            return rolled.unsqueeze(0)
-        offsets = micro_batch["input_ids"].offsets()
-        labels = rolled.new_zeros(shape)
-        is_token = torch.arange(shape[1], device=rolled.device) < offsets.diff().unsqueeze(1)
-        labels[is_token] = rolled
-        return labels
+    def _head_request(self, micro_batch: TensorDict, output_args: dict, shape: torch.Size) -> HeadRequest | None:
+        if _needs_logits(micro_batch):
+            return None
+        wanted, objective = None, None
+        if _flag(micro_batch, "only_learned"):
+            wanted = self._laid_out(self._learned(micro_batch, output_args), micro_batch, shape)
+            objective = tu.get_non_tensor_data(data=micro_batch, key="objective", default=None)
+        temperature = 1.0
+        if not output_args["temperature_is_one"]:
+            packed = output_args.get("temperature_rmpad")  # (tokens of this rank,), or (batch,) where rows are padded
+            temperature = output_args["temperature"].unsqueeze(1) if packed is None else packed.unsqueeze(0)
+        return HeadRequest(
+            labels=self._laid_out(output_args["input_ids_rmpad_rolled"], micro_batch, shape),
+            wanted=wanted,
+            temperature=temperature,
+            with_entropy=_flag(micro_batch, "calculate_entropy"),
+            token_loss=None if objective is None else get_objective(objective),
+        )
+
+    def _learned(self, micro_batch: TensorDict, output_args: dict) -> Tensor:
+        """Whether the next token of each position is learned, bool, as verl lays out those tokens themselves."""
+        learned = torch.roll(micro_batch["loss_mask"].values(), shifts=-1).bool()
+        if not self._is_packed(micro_batch):
+            return learned
+        learned = learned.unsqueeze(0)
+        static_pad = self._get_packed_pad_size(learned.shape[1])
+        learned = F.pad(learned, (0, static_pad))
+        if self.use_ulysses_sp:
+            learned, _, _ = ulysses_pad_and_slice_inputs(learned, None, sp_size=self.ulysses_sequence_parallel_size)
+        return learned.squeeze(0)
+
+    def _laid_out(self, values: Tensor, micro_batch: TensorDict, shape: torch.Size) -> Tensor:
+        """Values of the tokens, packed, as the model sees these: (1, tokens of this rank) or (batch, tokens)."""
+        if self._is_packed(micro_batch):
+            return values.unsqueeze(0)
+        padded = values.new_zeros(shape)
+        is_token = torch.arange(shape[1], device=values.device) < micro_batch["input_ids"].offsets().diff().unsqueeze(1)
+        padded[is_token] = values
+        return padded
+
+    def _is_packed(self, micro_batch: TensorDict) -> bool:
+        return bool(tu.get_non_tensor_data(data=micro_batch, key="use_remove_padding", default=True))
+
+    def _attach_head(self, module) -> HeadInModel | None:
+        """The chunked head, unless the user or the model has another; `loss_head` says which it became."""
+        options = self.model_config.fused_kernel_options or {}
+        if self.model_config.use_fused_kernels:
+            self.loss_head = f"verl's fused head, {options.get('impl_backend')} (model.use_fused_kernels=True)"
+            return None
+        chosen = options.get("loss_head", "chunked")
+        if chosen not in LOSS_HEADS:
+            raise ConfigError("model.fused_kernel_options.loss_head", given=chosen, expected=" or ".join(LOSS_HEADS))
+        if chosen == "plain":
+            self.loss_head = "plain, all logits at once (model.fused_kernel_options.loss_head=plain)"
+            return None
+        head = module.get_output_embeddings()
+        reason = why_not_chunked(head, module.config, strategy=self.engine_config.strategy)
+        if reason is not None:
+            self.loss_head = f"plain, all logits at once, because {reason}"
+            return None
+        self.loss_head = f"chunked, at most {CHUNK_BYTES // 2**20} MiB of logits at a time"
+        return HeadInModel(head)
 
     def _build_fsdp_module(self, module):
+        self._head = self._attach_head(module)
         with self._head_outside_its_own_unit(module):
             return super()._build_fsdp_module(module)
 

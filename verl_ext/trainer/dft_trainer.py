@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from tensordict import TensorDict
 from torch import Tensor
+from verl.utils import tensordict_utils as tu
 
 from verl_ext.objectives.registry import get_objective
 from verl_ext.trainer.supervised_loss import supervised_loss
@@ -20,6 +21,11 @@ class DFTTrainer(SupervisedTrainer):
     def _loss_function(self) -> Callable:
         objective = self.config.objective
         return partial(supervised_loss, token_loss=get_objective(objective.name), reduction=objective.reduction)
+
+    def _batch(self, rows: list[dict[str, Tensor]]) -> TensorDict:
+        data = super()._batch(rows)
+        tu.assign_non_tensor(data, objective=self.config.objective.name)
+        return data
 
     def _train_batch(self, step: int) -> TensorDict:
         return self._batch([self.train_dataset[row] for row in self.train_dataloader.local_rows(step)])

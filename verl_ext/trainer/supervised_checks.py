@@ -41,6 +41,7 @@ CHOICES = {
     "optim.lr_scheduler_type": ("constant", "cosine"),
     "trainer.resume_mode": ("auto", "disable", "resume_path"),
     "model.fused_kernel_options.impl_backend": ("torch", "triton", "liger"),
+    "model.fused_kernel_options.loss_head": ("chunked", "plain"),
 }
 
 

@@ -148,6 +148,7 @@ class SupervisedTrainer(SFTTrainer, ABC):
             active=self.rank == 0,
             headline=_headline,
         )
+        self.log.note(f"loss head: {self.engine.loss_head}")
         try:
             if not self._before_first_step():
                 return False
@@ -270,6 +271,7 @@ class SupervisedTrainer(SFTTrainer, ABC):
         settings = {
             "use_remove_padding": self.config.model.use_remove_padding,
             "use_fused_kernels": self.config.model.use_fused_kernels,
+            "only_learned": True,
             "use_dynamic_bsz": data.use_dynamic_bsz,
             "max_token_len_per_gpu": data.max_token_len_per_gpu,
             "micro_batch_size_per_gpu": data.micro_batch_size_per_gpu,

@@ -32,6 +32,7 @@ POSITIVE_INTEGERS = (
     "trainer.max_skipped_updates",
 )
 CHOICES = {
+    "actor_rollout_ref.model.fused_kernel_options.loss_head": ("chunked", "plain"),
     "actor_rollout_ref.actor.strategy": ("fsdp", "fsdp2"),
     "actor_rollout_ref.rollout.name": (None, "vllm", "sglang", "hf"),
     "actor_rollout_ref.actor.optim.lr_scheduler_type": ("constant", "cosine"),

@@ -45,6 +45,8 @@ class _OnlineMethods:
         """Build the model, all ranks from the same random state."""
         torch.manual_seed(self.config.actor.data_loader_seed)
         super().init_model()
+        if self.actor is not None and dist.get_rank() == 0:
+            print(f"loss head: {self.actor.engine.loss_head}", flush=True)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def open_checkpoints(self, state: RunState, folder: str, max_to_keep: int | None, hdfs_dir: str | None) -> None:
