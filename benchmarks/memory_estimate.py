@@ -46,10 +46,12 @@ _VOCABULARY = {"hidden": 256, "layers": 4, "inner": 688, "heads": 4, "kv_heads":
 NO_CHECKPOINTING = "model.enable_gradient_checkpointing=False"
 FP32 = "engine.mixed_precision.param_dtype=fp32"
 FUSED = "model.use_fused_kernels=True"
+PLAIN = "model.fused_kernel_options.loss_head=plain"
 CASES = (
     Case(name="wide", micro=2, settings=(NO_CHECKPOINTING,), **_WIDE),
     Case(name="wide, checkpointing", micro=2, **_WIDE),
     Case(name="large vocabulary", micro=2, **_VOCABULARY),
+    Case(name="large vocabulary, plain head", micro=2, settings=(PLAIN,), **_VOCABULARY),
     Case(name="large vocabulary, fused head", micro=2, settings=(FUSED,), **_VOCABULARY),
     Case(
         name="deep, fp32",

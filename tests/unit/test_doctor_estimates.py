@@ -20,7 +20,7 @@ SHAPE = ModelShape(
 )
 PLAN = TrainingPlan(
     ranks=4, sp_size=1, shard_ranks=4, rows_per_step=8, max_row=10, micro_tokens=20, micro_batches=1, model_bytes=4,
-    compute_bytes=2, checkpointing=True, fused_head=False, liger=False, reshard=True, offload_policy=False, lora_rank=0,
+    compute_bytes=2, checkpointing=True, head="plain", liger=False, reshard=True, offload_policy=False, lora_rank=0,
     on_gpu=True, model_key="model", engine_key="engine", micro_key="data.micro_batch_size_per_gpu",
 )  # fmt: skip
 
@@ -60,8 +60,22 @@ def test_checkpointing_keeps_the_input_of_each_layer():
 
 def test_the_plain_head_has_three_fp32_copies_of_all_logits_and_the_fused_head_those_of_a_chunk():
     assert head_memory(SHAPE, PLAN).bytes == 12 * 20 * 100
-    long = plan(fused_head=True, micro_tokens=4096)
+    long = plan(head="fused", micro_tokens=4096)
     assert head_memory(SHAPE, long).bytes == 22 * 512 * 100 + 4 * 800 + 4 * 4096 * 8
+
+
+def test_the_chunked_head_has_a_chunk_of_logits_and_the_gradients_of_its_inputs():
+    from verl_ext.engine import loss_head
+
+    assert memory.CHUNK_BYTES == loss_head.CHUNK_BYTES
+    # bf16 on a GPU: logits, and two copies in fp32; the weight's gradient and its sum; both of the hidden states
+    assert head_memory(SHAPE, plan(head="chunked")).bytes == 10 * 20 * 100 + 6 * 800 + 6 * 20 * 8
+    assert (
+        head_memory(SHAPE, plan(head="chunked", compute_bytes=4, on_gpu=False)).bytes
+        == 4 * 20 * 100 + 4 * 800 + 8 * 20 * 8
+    )
+    long = plan(head="chunked", micro_tokens=10**7)
+    assert head_memory(SHAPE, long).bytes == 256 * 2**20 + 6 * 800 + 6 * 10**7 * 8
 
 
 def test_parameters_gradients_and_optimizer_are_shared_out_over_the_ranks():

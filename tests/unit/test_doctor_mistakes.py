@@ -199,13 +199,12 @@ def test_training_that_does_not_fit_is_found_with_what_would_help(good):
     assert "more GPUs" in finding.fix and "engine.offload_policy=True" in finding.fix
 
 
-def test_logits_that_do_not_fit_call_for_the_fused_head(good):
-    report = good.examine(
-        "dft", "model.path=Qwen/Qwen2.5-Math-1.5B", "data.max_length=4096", "data.micro_batch_size_per_gpu=16",
-        "data.train_batch_size=64",
-    )  # fmt: skip
-    (finding,) = found(report, "memory-training")
-    assert "model.use_fused_kernels=True" in finding.fix
+def test_logits_that_do_not_fit_call_for_the_chunked_head(good):
+    more = ["model.path=Qwen/Qwen2.5-Math-1.5B", "data.max_length=4096", "data.micro_batch_size_per_gpu=16"]
+    more += ["data.train_batch_size=64"]
+    (finding,) = found(good.examine("dft", *more, "model.fused_kernel_options.loss_head=plain"), "memory-training")
+    assert "model.fused_kernel_options.loss_head=chunked" in finding.fix
+    assert not found(good.examine("dft", *more), "memory-training")
 
 
 def test_generation_that_does_not_fit_beside_training_is_found(good):

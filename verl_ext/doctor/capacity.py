@@ -37,8 +37,8 @@ def _relief(estimate: MemoryEstimate, plan: TrainingPlan) -> str:
         steps.append("more GPUs")
         if not plan.offload_policy:
             steps.append(f"{plan.engine_key}.offload_policy=True")
-    if largest.name == "logits" and not plan.fused_head:
-        steps.append(f"{plan.model_key}.use_fused_kernels=True")
+    if largest.name == "logits":
+        steps.append(f"{plan.model_key}.fused_kernel_options.loss_head=chunked")
     if not plan.checkpointing:
         steps.append(f"{plan.model_key}.enable_gradient_checkpointing=True")
     if plan.micro_tokens > plan.max_row // plan.sp_size:

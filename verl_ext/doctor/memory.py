@@ -23,6 +23,7 @@ GPU_RESERVE = 1.5 * GIB
 """CUDA context, NCCL buffers and cuBLAS workspaces. An assumption, not measured here."""
 GPU_HOLES = 0.05
 """Share that the caching allocator loses to fragmentation. An assumption, not measured here."""
+CHUNK_BYTES = 256 * 2**20  # verl_ext.engine.loss_head.CHUNK_BYTES, which importing verl would bring
 FUSED_CHUNK = 512
 """Tokens that the torch fused head runs at a time (verl/utils/experimental/torch_functional.py, verl 0.9.1)."""
 ROLLOUT_WORKSPACE = 2 * GIB
@@ -96,17 +97,27 @@ def kept_activations(shape: ModelShape, plan: TrainingPlan) -> Part:
 
 
 def head_memory(shape: ModelShape, plan: TrainingPlan) -> Part:
-    """Logits and their gradients, in the head's backward.
+    """Logits and gradients in the head's backward.
 
-    The plain head has log-probabilities and two gradients in fp32, for every token. The fused head has some five
-    fp32 copies of a chunk's logits, and the gradient of its weight twice: summed up, and of the chunk.
+    The plain head has log-probabilities and two gradients in fp32, for every token. The chunked head has a chunk of
+    logits with what is as large, and the gradients of its weight (with their sum in fp32, where the objective is known
+    beforehand) and of the hidden states. verl's fused head has some five fp32 copies of a chunk's logits, and the
+    gradient of its weight twice: summed up, and of the chunk.
     """
-    tokens, vocab, c = plan.micro_tokens, shape.vocab, plan.compute_bytes
-    if not plan.fused_head:
+    tokens, vocab, c, hidden = plan.micro_tokens, shape.vocab, plan.compute_bytes, shape.hidden
+    if plan.head == "plain":
         return Part("logits", 12 * tokens * vocab, f"12*T*V = 12*{tokens}*{vocab}")
-    chunk = min(FUSED_CHUNK, tokens)
-    size = (20 + c) * chunk * vocab + 2 * c * shape.embedding + 2 * c * tokens * shape.hidden
-    return Part("fused head", size, f"{20 + c}*{chunk}*V + 2*c*V*H + 2*c*T*H; V={vocab}")
+    if plan.head == "fused":
+        chunk = min(FUSED_CHUNK, tokens)
+        size = (20 + c) * chunk * vocab + 2 * c * shape.embedding + 2 * c * tokens * hidden
+        return Part("fused head", size, f"{20 + c}*{chunk}*V + 2*c*V*H + 2*c*T*H; V={vocab}")
+    wide = c + (4 if c == 4 else 8) if plan.on_gpu else c
+    chunk_bytes = min(CHUNK_BYTES, wide * tokens * vocab)
+    learned = plan.lora_rank <= 0
+    weight = (c if c == 4 else 4 + c) if learned else 0
+    size = chunk_bytes + weight * shape.embedding + (4 + c) * tokens * hidden
+    formula = f"min({CHUNK_BYTES / 2**20:g} MiB, {wide}*T*V) + {weight}*V*H + {4 + c}*T*H; T={tokens}, V={vocab}"
+    return Part("chunked head", size, formula)
 
 
 def _trained(shape: ModelShape, plan: TrainingPlan) -> int:
@@ -137,7 +148,7 @@ def _gathered(shape: ModelShape, plan: TrainingPlan) -> Part:
     c = plan.compute_bytes
     if not plan.reshard:
         return Part("gathered parameters", c * shape.parameters, f"c*P = {c}*{shape.parameters:.4g}")
-    root = shape.embedding if shape.tied else (2 if plan.fused_head else 1) * shape.embedding
+    root = shape.embedding if shape.tied else (2 if plan.head == "fused" else 1) * shape.embedding
     layers = 2 if plan.on_gpu else 1
     size = c * (root + layers * shape.layer_parameters)
     return Part(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig
 
@@ -33,7 +33,8 @@ class TrainingPlan:
     compute_bytes: int
     """Of a number in forward and backward."""
     checkpointing: bool
-    fused_head: bool
+    head: Literal["chunked", "plain", "fused"]
+    """chunked: `verl_ext.engine.loss_head`; plain: all logits at once; fused: verl's own."""
     liger: bool
     reshard: bool
     offload_policy: bool
@@ -171,7 +172,7 @@ def _plan(
         model_bytes=BYTES[engine.model_dtype],
         compute_bytes=BYTES[precision.param_dtype] if precision else 2,
         checkpointing=model.enable_gradient_checkpointing,
-        fused_head=model.use_fused_kernels,
+        head="fused" if model.use_fused_kernels else model.fused_kernel_options.get("loss_head", "chunked"),
         liger=model.use_liger,
         reshard=engine.reshard_after_forward,
         offload_policy=engine.offload_policy,
