@@ -79,6 +79,7 @@ setup(
     packages=find_packages(include=["verl_ext", "verl_ext.*"]),
     package_data={
         "verl_ext.trainer": ["config/*.yaml", "config/*/*.yaml"],
+        "verl_ext.doctor": ["*.json"],
         "verl_ext.evaluation": ["*.json"],
     },
     python_requires=">=3.10,<3.13",

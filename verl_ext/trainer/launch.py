@@ -102,7 +102,7 @@ def load_datasets(config: DictConfig) -> tuple[SFTDataset, SFTDataset | None]:
         UserError: a file, column, row or the chat template cannot be used.
     """
     tokenizer = load_tokenizer(config)
-    rows = _data_config(config.data)
+    rows = sft_data_config(config.data)
     train = SFTDataset(as_list(config.data.train_files), tokenizer, rows, max_samples=config.data.train_max_samples)
     val = None
     if config.data.val_files:
@@ -152,7 +152,12 @@ def as_list(files: str | ListConfig) -> list[str]:
     return [files] if isinstance(files, str) else list(files)
 
 
-def _data_config(data: DictConfig) -> SFTDataConfig:
+def sft_data_config(data: DictConfig) -> SFTDataConfig:
+    """What a configuration's group `data` says about rows.
+
+    Raises:
+        ConfigError: a value that cannot work.
+    """
     names = SFTDataConfig.__dataclass_fields__
     values = {name: value for name, value in OmegaConf.to_container(data, resolve=True).items() if name in names}
     if values["enable_thinking_default"] == "none":  # verl's spelling of null

@@ -14,6 +14,7 @@ from verl_ext.trainer.supervised_checks import check_device, ranks_from_environm
 
 if TYPE_CHECKING:
     from verl_ext.data.rollout_dataset import RolloutDataset
+    from verl_ext.data.rollout_rows import RolloutDataConfig
 
 CONFIG_NAME = "nft_offline"
 
@@ -60,6 +61,19 @@ def run(arguments: Sequence[str]) -> int:
     )
 
 
+def rollout_data_config(data: DictConfig) -> RolloutDataConfig:
+    """What a configuration's group `data` says about rows.
+
+    Raises:
+        ConfigError: a value that cannot work.
+    """
+    from verl_ext.data.rollout_rows import RolloutDataConfig
+
+    names = RolloutDataConfig.__dataclass_fields__
+    values = OmegaConf.to_container(data, resolve=True)
+    return RolloutDataConfig(**{name: value for name, value in values.items() if name in names})
+
+
 def load_datasets(config: DictConfig) -> tuple[RolloutDataset, RolloutDataset | None]:
     """Read and tokenise the training and validation groups.
 
@@ -67,13 +81,10 @@ def load_datasets(config: DictConfig) -> tuple[RolloutDataset, RolloutDataset | 
         UserError: a file, column, row or the chat template cannot be used.
     """
     from verl_ext.data.rollout_dataset import RolloutDataset
-    from verl_ext.data.rollout_rows import RolloutDataConfig
     from verl_ext.trainer.launch import as_list, load_tokenizer, say_summaries
 
     tokenizer = load_tokenizer(config)
-    names = RolloutDataConfig.__dataclass_fields__
-    values = OmegaConf.to_container(config.data, resolve=True)
-    columns = RolloutDataConfig(**{name: value for name, value in values.items() if name in names})
+    columns = rollout_data_config(config.data)
     train = RolloutDataset(as_list(config.data.rollouts), tokenizer, columns, max_samples=config.data.train_max_samples)
     val = None
     if config.data.val_rollouts:

@@ -95,6 +95,12 @@ def compose_config(config_name: str, arguments: Sequence[str], vocabulary: Vocab
     return config
 
 
+def known_keys(config_name: str) -> set[str]:
+    """Every key and group of a configuration of `verl_ext.trainer.config`, dotted."""
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        return _default_keys(config_name)
+
+
 def _modernise(argument: str, vocabulary: Vocabulary) -> str:
     key, separator, value = argument.partition("=")
     prefix = key[: len(key) - len(key.lstrip("+~"))]

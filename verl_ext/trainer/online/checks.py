@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,12 @@ def check_device(config: DictConfig, device: str) -> None:
             raise ConfigError(key, given=value, expected=f"{expected} (this run is on the CPU)")
 
 
-def check_files(config: DictConfig) -> None:
+def check_files(config: DictConfig, *, max_rows: int | None = None) -> None:
     """Check the columns of every row: prompt, data source, and for rule-based grading the right answer.
+
+    Args:
+        config: composed, resolved.
+        max_rows: look at so many rows of each file at most; None for all.
 
     Raises:
         DataError: names file, row and column.
@@ -127,7 +132,7 @@ def check_files(config: DictConfig) -> None:
         require_files(key, paths)
         sources: set[str] = set()
         for path in paths:
-            sources |= _check_rows(path, config.data)
+            sources |= _check_rows(path, config.data, max_rows)
         for source in sorted(sources) if graded_here else ():
             if rule_for(source).extraction == "judge" and not has_judge:
                 raise ConfigError(
@@ -135,10 +140,10 @@ def check_files(config: DictConfig) -> None:
                 )
 
 
-def _check_rows(path: str, data: DictConfig) -> set[str]:
+def _check_rows(path: str, data: DictConfig, max_rows: int | None) -> set[str]:
     sources = set()
     row = -1
-    for row, columns in enumerate(iterate_rows(path)):
+    for row, columns in enumerate(islice(iterate_rows(path), max_rows)):
         prompt = columns.get(data.prompt_key)
         if not isinstance(prompt, list) or not prompt:
             raise row_error(path, row, f"column {data.prompt_key} holds no chat messages (data.prompt_key)")
