@@ -194,7 +194,7 @@ def test_the_command_prints_what_a_pipe_can_carry(tmp_path, capsys, monkeypatch)
     output = capsys.readouterr().out
     assert output.isascii() and "\x1b" not in output
     assert "made by the script: python make.py" in output
-    assert "12*T*V" in output and "not examined, and not run" in output
+    assert "m*P/N" in output and "not examined, and not run" in output
 
 
 @pytest.mark.parametrize(
