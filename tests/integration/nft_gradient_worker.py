@@ -1,4 +1,6 @@
-"""Run by torchrun: gradients of updates on graded generations, by this package's loss and by verl's own GRPO.
+"""Run by torchrun: gradients of updates on graded generations, by this package's losses and by verl's own GRPO.
+
+NFT's are those of the offline trainer, and those of the policy loss `nft` through verl's actor update, as online.
 
 Usage: nft_gradient_worker.py WORKSPACE; writes WORKSPACE/nft_result_<ranks>.json, a list of
 {mode, what, error, scale}: the largest difference between two gradients, and the largest entry of the expected one.
@@ -22,7 +24,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 from verl.utils import tensordict_utils as tu
 
-from tests.support.actor_batch import actor_batch, grpo_advantages, grpo_loss
+from tests.support.actor_batch import actor_batch, grpo_advantages, grpo_loss, nft_loss
 from verl_ext.trainer.checkpointing import RunState
 from verl_ext.trainer.interruption import Interruption
 from verl_ext.trainer.launch import choose_device, complete_config, join_ranks
@@ -87,8 +89,8 @@ class Update:
         self.client.train_batch(data)
         return self.gradients
 
-    def verls(self, dataset, advantages: list[float]) -> dict[str, torch.Tensor]:
-        """`update_actor` of verl's actor worker, which is this, with verl's policy loss."""
+    def verls(self, dataset, advantages: list[float], loss) -> dict[str, torch.Tensor]:
+        """`update_actor` of verl's actor worker, which is this, with a policy loss of verl's registry."""
         rows = self.trainer._rows_of_step(0)
         dp_size, dp_rank = self.trainer.engine.get_data_parallel_size(), self.trainer.engine.get_data_parallel_rank()
         share = slice(len(rows) // dp_size * dp_rank, len(rows) // dp_size * (dp_rank + 1))
@@ -101,14 +103,27 @@ class Update:
             epochs=1,
             seed=0,
             dataloader_kwargs={"shuffle": False},
-            temperature=1.0,
+            temperature=config.data.temperature,
             use_dynamic_bsz=config.data.use_dynamic_bsz,
             max_token_len_per_gpu=config.data.max_token_len_per_gpu,
-            micro_batch_size_per_gpu=config.data.micro_batch_size_per_gpu,
+            # verl takes no micro-batch that is larger than a rank's share
+            micro_batch_size_per_gpu=min(config.data.micro_batch_size_per_gpu, len(rows) // dp_size),
         )
-        self.client.set_loss_fn(grpo_loss())
+        self.client.set_loss_fn(loss)
         self.client.train_mini_batch(data)
         return self.gradients
+
+
+def nft_advantages(groups: list[list[bool]]) -> list[float]:
+    """What the estimator `nft` gives."""
+    return [a for group in groups for a in grpo_advantages(group, by_std=False)]
+
+
+def online_loss(objective: dict):
+    """The policy loss with the offline trainer's objective, whose reductions have verl's names online."""
+    reduction = objective.get("reduction", "token_mean")
+    mode = {"token_mean": "token-mean", "response_mean": "seq-mean-token-mean"}[reduction]
+    return nft_loss(mode, **{name: value for name, value in objective.items() if name != "reduction"})
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:
@@ -191,18 +206,23 @@ def main(workspace: Path) -> None:
             for objective in ON_POLICY:
                 by_std = objective["prompt_weight"] == "grpo"
                 advantages = [a for group in groups for a in grpo_advantages(group, by_std=by_std)]
-                expected = update.verls(dataset, advantages)
+                expected = update.verls(dataset, advantages, grpo_loss())
                 found = update.ours(**objective)
                 results.append(compared(mode, f"on-policy {objective['prompt_weight']}", found, expected))
+                found = update.verls(dataset, nft_advantages(groups), nft_loss(**objective))
+                results.append(compared(mode, f"on-policy {objective['prompt_weight']}, online", found, expected))
 
             options |= {"data.train_batch_size": 3, "data.temperature": 0.7}
             update, dataset = trainer_of(workspace, world_size, device, "uneven.jsonl", options)
+            groups = [[dataset.correct_of(row) for row in dataset.rows_of(group)] for group in range(3)]
             defaults = dict(compose(workspace, "uneven.jsonl", {}).objective)
             for objective in OFF_POLICY:
                 what = f"off-policy {objective}"
                 if what not in references:
                     references[what] = reference(workspace, dataset, 0.7, objective)
                 results.append(compared(mode, what, update.ours(**(defaults | objective)), references[what]))
+                found = update.verls(dataset, nft_advantages(groups), online_loss(objective))
+                results.append(compared(mode, f"{what}, online", found, references[what]))
         if dist.get_rank() == 0:
             (workspace / f"nft_result_{world_size}.json").write_text(json.dumps(results, indent=1))
 

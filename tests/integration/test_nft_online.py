@@ -190,6 +190,35 @@ def test_a_full_disk_ends_the_run_with_the_reason(arguments, tmp_path, small_dis
 
 
 @pytest.mark.slow
+def test_rewards_that_are_no_verdicts_are_refused(arguments, tmp_path):
+    function = tmp_path / "half_right.py"
+    function.write_text(
+        "def compute_score(data_source, solution_str, ground_truth, extra_info=None):\n"
+        "    return float(ground_truth in solution_str) + 0.5 * (len(solution_str) % 2)\n"
+    )
+    reward = [f"reward.custom_reward_function.path={function}", "reward.reward_manager.name=naive"]
+    code, output = _run(arguments, tmp_path, *reward, "reward.custom_reward_function.name=compute_score")
+    assert code == 2, output
+    assert "error: acc: NFT needs answers that are right or wrong: rewards must be 0 and 1, or -1 and +1" in output
+
+
+@pytest.mark.slow
+def test_rewards_of_minus_one_and_one_train(arguments, tmp_path):
+    function = tmp_path / "signed.py"
+    function.write_text(
+        "def compute_score(data_source, solution_str, ground_truth, extra_info=None):\n"
+        "    return 1.0 if ground_truth in solution_str else -1.0\n"
+    )
+    reward = [f"reward.custom_reward_function.path={function}", "reward.reward_manager.name=naive"]
+    steps = ["reward.custom_reward_function.name=compute_score", "trainer.total_training_steps=1"]
+    code, output = _run(arguments, tmp_path, *reward, *steps)
+    assert code == 0, output
+    rows = answers(tmp_path / "run", 1)
+    assert {row["acc"] for row in rows} == {-1.0, 1.0}
+    assert all((row["advantage"] > 0) == (row["acc"] > 0) for row in rows)
+
+
+@pytest.mark.slow
 def test_a_cluster_that_is_too_small_is_said_at_once(arguments, tmp_path):
     code, output = _run(arguments, tmp_path, "trainer.n_gpus_per_node=2", "ray_kwargs.ray_init.num_gpus=1")
     assert code == 2

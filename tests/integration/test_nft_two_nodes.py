@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support.launch import finish
 from tests.support.online import logged, prepare, ray_folder, start
@@ -82,3 +83,12 @@ def test_a_cluster_without_enough_machines_is_said(cluster, tmp_path):
     process = start([*arguments, *more], run, log, None, RAY_ADDRESS=cluster)
     assert finish(process) == 2
     assert "the run needs 1 + 1 + 1 + 1 GPUs, each number on one machine, and the Ray cluster has" in log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has an accelerator")
+def test_a_cluster_whose_gpus_are_only_a_number_is_said(cluster, tmp_path):
+    run, log = tmp_path / "run", tmp_path / "log"
+    process = start([*prepare(tmp_path), "trainer.n_gpus_per_node=1"], run, log, None, RAY_ADDRESS=cluster)
+    assert finish(process) == 2
+    assert "error: trainer.device: no machine of the Ray cluster has an accelerator" in log.read_text()

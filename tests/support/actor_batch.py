@@ -12,6 +12,8 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.config import ActorConfig
 from verl.workers.utils.losses import ppo_loss
 
+from verl_ext.trainer.online.algorithm import NFTPolicyLossConfig
+
 
 def grpo_advantages(correct: list[bool], *, by_std: bool) -> list[float]:
     """Advantages of one group, rewards 0 and 1; `by_std` divides by the population standard deviation."""
@@ -58,4 +60,17 @@ def grpo_loss():
     """verl's own clipped policy loss, token mean over the global batch, neither KL nor entropy."""
     config = ActorConfig(strategy="fsdp2", rollout_n=8, ppo_micro_batch_size_per_gpu=1)
     assert config.policy_loss.loss_mode == "vanilla" and config.loss_agg_mode == "token-mean"
+    return partial(ppo_loss, config=config)
+
+
+def nft_loss(loss_agg_mode: str = "token-mean", **objective):
+    """The policy loss `nft` of the online trainer, as verl's actor calls it."""
+    policy_loss = NFTPolicyLossConfig(loss_mode="nft", **objective)
+    config = ActorConfig(
+        strategy="fsdp2",
+        rollout_n=8,
+        ppo_micro_batch_size_per_gpu=1,
+        policy_loss=policy_loss,
+        loss_agg_mode=loss_agg_mode,
+    )
     return partial(ppo_loss, config=config)

@@ -19,9 +19,9 @@ from tests.support.parity import save_guesser, write_problems
 TRAINER = "verl_ext.trainer.fsdp_nft_trainer"
 
 
-def prepare(folder: Path) -> list[str]:
+def prepare(folder: Path, heads: int = 4) -> list[str]:
     """Model and data in `folder`; returns the arguments that every run shares."""
-    model = save_guesser(folder / "model")
+    model = save_guesser(folder / "model", heads=heads)
     train = write_problems(folder / "train.parquet", copies=10)
     test = write_problems(folder / "test.parquet")
     return [

@@ -33,9 +33,9 @@ def write_problems(path: Path, numbers=NUMBERS, copies: int = 1) -> Path:
     return path
 
 
-def save_guesser(folder: Path, steps: int = 150) -> Path:
+def save_guesser(folder: Path, steps: int = 150, heads: int = 4) -> Path:
     """A tiny model that answers every number with \\boxed{0} or \\boxed{1}, and rightly two times of three."""
-    save_tiny_model(folder, hidden_size=64)
+    save_tiny_model(folder, hidden_size=64, heads=heads)
     model = AutoModelForCausalLM.from_pretrained(folder)
     torch.manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

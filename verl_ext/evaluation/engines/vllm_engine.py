@@ -23,6 +23,7 @@ from verl_ext.evaluation.prompts import PromptBuilder
 
 DEFAULT_AHEAD = 512
 """Requests that a process holds, where `max_num_seqs` does not say how many it runs: enough to choose from."""
+CPU_BATCHED_TOKENS = 2048
 _PR_SET_PDEATHSIG = 1
 
 
@@ -57,10 +58,16 @@ class VLLMEngine:
         }
         if config.max_num_seqs:
             arguments["max_num_seqs"] = config.max_num_seqs
+        groups = _device_groups(config.tensor_parallel_size)
+        if groups == [None]:
+            # Where a prompt is computed in parts, vLLM 0.31 takes back what a seeded request has drawn too early, which
+            # the CPU's random generator cannot (v1/worker/gpu_model_runner.py, _bookkeeping_sync): no parts there.
+            arguments["enable_chunked_prefill"] = False
+            arguments["max_num_batched_tokens"] = max(longest, CPU_BATCHED_TOKENS)
         context = multiprocessing.get_context("spawn")
         self._workers: dict[Connection, multiprocessing.Process] = {}
         try:
-            for devices in _device_groups(config.tensor_parallel_size):
+            for devices in groups:
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_serve, args=(theirs, devices, arguments))
                 process.start()

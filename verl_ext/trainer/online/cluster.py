@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 from omegaconf import DictConfig, OmegaConf
+from verl.plugin.platform import get_platform
 from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 
 from verl_ext.engine import ENGINE_VENDOR
@@ -57,6 +58,8 @@ def ray_cluster(config: DictConfig, device: str) -> Iterator[None]:
         raise UserError(f"ray_kwargs.ray_init.address: no Ray cluster answers at {address} ({error})") from error
     try:
         _require_resources(config, wait_s=WAIT_FOR_NODES_S if address else 0.0)
+        if address and device != "cpu":
+            _require_accelerators()
         yield
     finally:
         ray.shutdown()
@@ -110,6 +113,22 @@ def _require_resources(config: DictConfig, wait_s: float) -> None:
         if time.monotonic() >= deadline:
             raise UserError(problem)
         time.sleep(0.5)
+
+
+def _require_accelerators() -> None:
+    """On machines without a GPU, GPUs of a Ray cluster are only a number that somebody gave it.
+
+    Ray names the type of those that it finds. Where neither it nor this machine knows of one, training would fail at
+    its first collective, in each worker.
+    """
+    if get_platform().is_available():
+        return
+    types = {name for node in ray.nodes() for name in node["Resources"] if name.startswith("accelerator_type:")}
+    if not types:
+        raise UserError(
+            "trainer.device: no machine of the Ray cluster has an accelerator (its GPUs are training processes on "
+            "CPUs); set trainer.device=cpu"
+        )
 
 
 def _missing(config: DictConfig) -> str | None:

@@ -35,9 +35,7 @@ def complete_config(config: DictConfig, device: str) -> None:
         storage = config.transfer_queue.backend.SimpleStorage
         storage.num_data_storage_units = storage.num_data_storage_units or workers
         if not on_gpu:
-            # Nothing to free, and no CUDA graph to capture.
-            rollout.free_cache_engine = False
-            rollout.enforce_eager = True
+            rollout.enforce_eager = True  # no CUDA graph to capture
         overlong = config.reward.reward_kwargs.get("overlong_buffer_cfg")
         if overlong is not None and overlong.get("enable") and overlong.get("len") is None:
             overlong.len = max(1, config.data.max_response_length // 4)

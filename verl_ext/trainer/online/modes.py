@@ -29,6 +29,7 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils import tensordict_utils as tu
 
 from verl_ext.errors import UserError
+from verl_ext.objectives.nft_advantage import correctness, decode_advantage
 from verl_ext.reward.metrics import grade_metrics
 from verl_ext.trainer.online import algorithm
 from verl_ext.trainer.online.fitting import Fitting
@@ -147,22 +148,22 @@ class _OnlineTrainer(Fitting, PPOTrainer):
 
     def _correct(self, batch: KVBatchMeta, extra_fields: Any) -> list[float]:
         """1 for a correct answer, 0 for a wrong one and for a row that only fills up the batch."""
-        correct = []
-        for tag, fields in zip(batch.tags, extra_fields, strict=True):
-            if tag.get("is_padding", False):
-                correct.append(0.0)
-                continue
-            info = getattr(fields, "data", fields)["reward_extra_info"]
-            if "acc" not in info:
-                raise UserError(
-                    "reward.reward_manager.name: the reward gives no `acc`, from which NFT takes whether an answer is "
-                    "correct; use math_verify_pool, or return acc from the custom reward function"
-                )
-            accuracy = float(info["acc"])
-            if accuracy not in (0.0, 1.0):
-                raise UserError(f"acc: NFT needs answers that are right (1) or wrong (0), the reward gave {accuracy:g}")
-            correct.append(accuracy)
-        return correct
+        infos = {
+            row: getattr(fields, "data", fields)["reward_extra_info"]
+            for row, (tag, fields) in enumerate(zip(batch.tags, extra_fields, strict=True))
+            if not tag.get("is_padding", False)
+        }
+        if any("acc" not in info for info in infos.values()):
+            raise UserError(
+                "reward.reward_manager.name: the reward gives no `acc`, from which NFT takes whether an answer is "
+                "correct; use math_verify_pool, or return acc from the custom reward function"
+            )
+        try:
+            correct = correctness(torch.tensor([float(info["acc"]) for info in infos.values()]))
+        except ValueError as error:
+            raise UserError(f"acc: NFT needs answers that are right or wrong: {error}") from None
+        found = dict(zip(infos, correct.tolist(), strict=True))
+        return [float(found.get(row, False)) for row in range(len(batch.tags))]
 
     def _grading_metrics(self, batch: KVBatchMeta) -> dict[str, float]:
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
@@ -173,15 +174,13 @@ class _OnlineTrainer(Fitting, PPOTrainer):
         ]
         metrics = {}
         if infos and "acc" in infos[0]:
-            metrics["reward/acc"] = float(np.mean([info["acc"] for info in infos]))
+            metrics["reward/acc"] = float(np.mean([info["acc"] == 1 for info in infos]))
         if infos and "grade_status" in infos[0]:
             metrics |= grade_metrics([i["grade_status"] for i in infos], [i["grade_seconds"] for i in infos])
         return metrics
 
     def _group_metrics(self, batch: KVBatchMeta) -> dict[str, float]:
         """Correct rates r_q of the groups of an NFT step, as quantiles, and the share of correct answers."""
-        from verl_ext.objectives.nft_advantage import decode_advantage
-
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["uid", "advantages"])
         uids = np.array(data.pop("uid").tolist(), dtype=object)
         advantages = DataProto(batch=data.to_padded_tensor()).batch["advantages"]

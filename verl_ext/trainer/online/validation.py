@@ -15,21 +15,21 @@ def validation_metrics(
 
     Args:
         data_sources, uids: data source and prompt of each answer.
-        infos: what the reward reported, a list over answers each: `acc` (or else `reward`, above 0 counting as
-            right), and where there is one `pred`, the answer found.
+        infos: what the reward reported, a list over answers each: `acc` (or else `reward`), above 0 counting as
+            right, and where there is one `pred`, the answer found.
 
     Returns:
         `val/SOURCE/avg@k` with its standard error over problems; with k > 1 samples also `pass@k`, and `maj@k` where
         answers are known. In a vote all right answers are one candidate; wrong ones are told apart by their text.
     """
-    right = infos["acc"] if "acc" in infos else [reward > 0 for reward in infos["reward"]]
+    right = [value > 0 for value in infos["acc" if "acc" in infos else "reward"]]
     answers = infos.get("pred")
     rows: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for row, (source, uid) in enumerate(zip(data_sources, uids, strict=True)):
         rows[source][uid].append(row)
     metrics = {}
     for source, problems in rows.items():
-        correct = [[bool(right[row]) for row in samples] for samples in problems.values()]
+        correct = [[right[row] for row in samples] for samples in problems.values()]
         k = min(len(samples) for samples in correct)
         per_problem = avg_at_k(correct)
         metrics[f"val/{source}/avg@{k}"] = float(per_problem.mean())
