@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,7 @@ def train(recipe: str, folder: Path, *arguments: str, **environment: str) -> tup
         **{"TINY": "1", "TINY_DIR": str(folder), "PATH": f"{python}:{os.environ['PATH']}", **environment},
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    name = next(line.split()[5] for line in ended.stderr.splitlines() if line.startswith("TINY=1: 2 steps of"))
+    name = re.search(r"^TINY=1: 2 steps of (\S+) on the CPU", ended.stderr, re.MULTILINE)[1]
     run = folder / name / "run"
     entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return ended.stdout, entries, json.loads((run / "global_step_2" / "huggingface" / "config.json").read_text())
