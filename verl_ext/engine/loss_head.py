@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_BYTES = 300 * 2**20
+CHUNK_BYTES = 256 * 2**20
 """Of logits that exist at a time, with what else is as large."""
 
 PROPORTIONAL = 1e-6

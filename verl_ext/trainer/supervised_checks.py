@@ -145,21 +145,6 @@ def check_choice(config: DictConfig, key: str, choices: tuple[str, ...]) -> None
         raise ConfigError(key, given=value, expected=" or ".join(choices))
 
 
-def require_values(config: DictConfig, expected: Mapping[str, str]) -> None:
-    """Check that keys without a default have been set.
-
-    Args:
-        expected: key -> what it should hold, as a phrase.
-
-    Raises:
-        UserError: names the first that has not.
-    """
-    for key, what in expected.items():
-        group, name = key.split(".")
-        if OmegaConf.is_missing(config[group], name):
-            raise UserError(f"{key}: not set; expected {what}")
-
-
 def _check_loggers(config: DictConfig) -> None:
     known = (
         *("console", "tensorboard", "wandb", "mlflow", "swanlab", "vemlp_wandb"),

@@ -13,6 +13,7 @@ from verl_ext.data.reading import iterate_rows, require_files, row_error
 from verl_ext.errors import ConfigError, DataError, UserError
 from verl_ext.model_folder import require_model_folder
 from verl_ext.reward.sources import rule_for
+from verl_ext.trainer.required import require_values
 
 MODES = ("nft", "nft_colocate_async", "nft_separate_async")
 REWARD_MANAGER = "math_verify_pool"  # verl_ext.reward.manager.NAME, which importing ray would bring
@@ -31,6 +32,10 @@ POSITIVE_INTEGERS = (
     "trainer.total_epochs",
     "trainer.max_skipped_updates",
 )
+REQUIRED = {
+    "actor_rollout_ref.model.path": "a model folder or hub id",
+    "data.train_files": "a file or a list of files",
+}
 CHOICES = {
     "actor_rollout_ref.model.fused_kernel_options.loss_head": ("chunked", "plain"),
     "actor_rollout_ref.actor.strategy": ("fsdp", "fsdp2"),
@@ -60,7 +65,7 @@ def check_config(config: DictConfig, *, joins_cluster: bool) -> None:
     Raises:
         UserError: the first thing that cannot work.
     """
-    _require_values(config)
+    require_values(config, REQUIRED)
     for key, (value, reason) in NOT_SUPPORTED.items():
         if OmegaConf.select(config, key) != value:
             raise UserError(f"{key}: not supported here: {reason}")
@@ -157,17 +162,6 @@ def _check_rows(path: str, data: DictConfig, max_rows: int | None) -> set[str]:
     if row < 0:
         raise DataError(f"{path}: no rows")
     return sources
-
-
-def _require_values(config: DictConfig) -> None:
-    expected = {
-        "actor_rollout_ref.model.path": "a model folder or hub id",
-        "data.train_files": "a file or a list of files",
-    }
-    for key, what in expected.items():
-        group, _, name = key.rpartition(".")
-        if OmegaConf.is_missing(OmegaConf.select(config, group), name):
-            raise UserError(f"{key}: not set; expected {what}")
 
 
 def _check_objective(config: DictConfig) -> None:
