@@ -24,7 +24,7 @@ ARCHITECTURES = {
     "nft/": "Qwen2ForCausalLM",
     "qed_nano/": "Qwen3ForCausalLM",
 }
-OBJECTIVES = {"nft/qwen2.5-math-7b.sh": "nft", "nft/qwen2.5-32b.sh": "dapo"}
+OBJECTIVES = {"nft/qwen2.5-math-7b.sh": "nft", "nft/qwen2.5-32b.sh": "dr_grpo"}
 """Of the online recipes; what the others make of the command line is in tests/unit/test_recipes.py."""
 
 
