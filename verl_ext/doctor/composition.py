@@ -107,21 +107,16 @@ def defaults_of(trainer: Trainer) -> DictConfig:
 
 
 def fill_missing(config: DictConfig, launch: Launch) -> list[Finding]:
-    """Say which keys that only the user can know are not set, and put a placeholder there.
-
-    Composition does not leave all of them empty: some then hold verl's own default, a path of an example.
-    """
+    """Say which keys that only the user can know are not set, and put a placeholder there."""
     findings = []
-    given = {_key_of(argument) for argument in launch.arguments}
-    old_names = CONFIGS[launch.trainer][1].old_names
-    given |= {old_names[name] for name in given if name in old_names}
     for key, what in WHAT_TO_SET.items():
         group, _, name = key.rpartition(".")
-        if key not in given and name in OmegaConf.select(defaults_of(launch.trainer), group, default={}):
-            if launch.trainer == "nft_offline" and key == "data.train_files":
-                continue  # there in verl's configuration, and replaced by data.rollouts
-            findings.append(Finding("not-set", "error", key, "not set", f"set it to {what}"))
-            OmegaConf.update(config, key, PLACEHOLDER)
+        if name not in OmegaConf.select(config, group, default={}) or OmegaConf.select(config, key) is not None:
+            continue
+        if launch.trainer == "nft_offline" and key == "data.train_files":
+            continue  # there in verl's configuration, and replaced by data.rollouts
+        findings.append(Finding("not-set", "error", key, "not set", f"set it to {what}"))
+        OmegaConf.update(config, key, PLACEHOLDER)
     return findings
 
 
