@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -92,11 +93,15 @@ def started(command: list[str], run: Path, threads: int) -> Measures:
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": str(threads)},
     )
-    for line in process.stdout:
-        printed.append(line)
-        for marker in ("ready after", "step 1: ", "step 2: "):
-            if line.startswith(marker):
-                at.setdefault(marker, time.monotonic() - began)
+    try:
+        for line in process.stdout:
+            printed.append(line)
+            for marker in ("ready after", "step 1: ", "step 2: "):
+                if line.startswith(marker):
+                    at.setdefault(marker, time.monotonic() - began)
+    except BaseException:
+        process.terminate()  # left behind, it would keep its cores and its Ray cluster
+        raise
     if process.wait() or len(at) < 3:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{''.join(printed[-40:])}")
     first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
@@ -123,6 +128,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended too
     threads = max(1, (os.cpu_count() or 1) // options.ranks)
     folder = Path(tempfile.mkdtemp(prefix="up", dir="/tmp"))  # short: Ray's sockets are in it
     try:
