@@ -22,4 +22,6 @@ while IFS= read -r -d '' script; do
 done < <(find . -path './.venv*' -prune -o -type f \( -name '*.sh' -o -path ./.ci/run \) -print0)
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=${TOKENIZERS_PARALLELISM:-false}
-python -m pytest --durations=15 --durations-min=1 "${select[@]}" "$@"
+# Two at a time, by file: many tests wait for processes to start or to end, and the tests of a file share what is costly.
+# In order of the folders, so that the long ones come first and neither worker is left with them.
+python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 --durations-min=1 "${select[@]}" "$@"

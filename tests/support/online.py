@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.launch import finish
 from tests.support.parity import save_guesser, write_problems
 
 TRAINER = "verl_ext.trainer.fsdp_nft_trainer"
@@ -68,6 +69,26 @@ def start(arguments: list[str], run: Path, log: Path, ray: Path | None, **enviro
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         start_new_session=True,
     )
+
+
+def run_to_end(arguments: list[str], folder: Path) -> tuple[int, str]:
+    """A whole run in `folder`/run on a cluster of its own: (exit code, output)."""
+    with ray_folder() as ray:
+        process = start(arguments, folder / "run", folder / "log", ray)
+        code = finish(process)
+    return code, (folder / "log").read_text()
+
+
+def custom_reward(path: Path, expression: str) -> list[str]:
+    """Arguments of a reward function of the user's own, written to `path`."""
+    path.write_text(
+        f"def compute_score(data_source, solution_str, ground_truth, extra_info=None):\n    return {expression}\n"
+    )
+    return [
+        "reward.reward_manager.name=naive",
+        f"reward.custom_reward_function.path={path}",
+        "reward.custom_reward_function.name=compute_score",
+    ]
 
 
 def workers(process: subprocess.Popen, name: str) -> list[psutil.Process]:

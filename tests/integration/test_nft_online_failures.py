@@ -1,0 +1,90 @@
+"""What online training says, and how it ends, when its input, its workers or its disk fail."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.launch import finish, wait_until
+from tests.support.online import custom_reward, prepare, ray_folder, run_to_end, start, workers
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("parity"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("title", "reason"), [("HFServer", "rollout server 0 died"), ("RewardLoopWorker", "reward worker 0 died")]
+)
+def test_a_worker_that_dies_ends_the_run_with_the_reason(arguments, tmp_path, title, reason):
+    run, log = tmp_path / "run", tmp_path / "log"
+    with ray_folder() as ray:
+        process = start([*arguments, "trainer.total_training_steps=500"], run, log, ray)
+        wait_until(lambda: (run / "generations" / "1.jsonl").exists(), process, log)
+        (victim,) = workers(process, title)
+        victim.kill()
+        assert finish(process) == 4, log.read_text()
+    assert reason in log.read_text()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of one megabyte, which a checkpoint with optimizer does not fit on."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=False)
+    if done.returncode:
+        pytest.skip("only root can mount a small disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_with_the_reason(arguments, tmp_path, small_disk):
+    more = ["trainer.total_training_steps=5", "trainer.save_freq=1", "trainer.logger=[console]"]
+    with ray_folder() as ray:
+        process = start([*arguments, *more], small_disk / "run", tmp_path / "log", ray)
+        assert finish(process) == 4, (tmp_path / "log").read_text()
+    output = (tmp_path / "log").read_text()
+    assert f"error: cannot save step 1 in {small_disk / 'run'}: " in output
+    assert not (small_disk / "run" / "global_step_1").exists()
+
+
+@pytest.mark.slow
+def test_rewards_that_are_no_verdicts_are_refused(arguments, tmp_path):
+    reward = custom_reward(tmp_path / "half.py", "float(ground_truth in solution_str) + 0.5 * (len(solution_str) % 2)")
+    code, output = run_to_end([*arguments, *reward], tmp_path)
+    assert code == 2, output
+    assert "error: acc: NFT needs answers that are right or wrong: rewards must be 0 and 1, or -1 and +1" in output
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_too_small_is_said_at_once(arguments, tmp_path):
+    code, output = run_to_end([*arguments, "trainer.n_gpus_per_node=2", "ray_kwargs.ray_init.num_gpus=1"], tmp_path)
+    assert code == 2
+    assert "the run needs 2 GPUs, each number on one machine, and the Ray cluster has" in output
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["actor_rollout_ref.rollout.n=1"], "actor_rollout_ref.rollout.n: got 1, expected 2 or more"),
+        (["data.train_files=/nowhere.parquet"], "data.train_files: /nowhere.parquet not found"),
+        (["actor_rollout_ref.rolout.n=4"], "unknown key actor_rollout_ref.rolout.n; did you mean"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, more, message):
+    done = subprocess.run(
+        [sys.executable, "-m", "verl_ext.trainer.fsdp_nft_trainer", *arguments, *more],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
