@@ -144,6 +144,7 @@ def run_trl(options: argparse.Namespace) -> list[Measures]:
         per_device_train_batch_size=options.rows,
         padding_free=options.layout == "packed",
         max_length=None,
+        completion_only_loss=True,  # else it learns prompts too: it sees no column "prompt" here
         learning_rate=options.lr,
         bf16=True,
         use_cpu=on_cpu,

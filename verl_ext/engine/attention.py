@@ -47,8 +47,12 @@ class Documents:
     """The same on the host."""
 
     @property
+    def lengths(self) -> list[int]:
+        return [end - start for start, end in zip(self.boundaries, self.boundaries[1:], strict=False)]
+
+    @property
     def max_length(self) -> int:
-        return max(end - start for start, end in zip(self.boundaries, self.boundaries[1:], strict=False))
+        return max(self.lengths)
 
     @classmethod
     def from_boundaries(cls, boundaries: Tensor) -> Documents:
@@ -122,9 +126,11 @@ def _sdpa_per_document(query, key, value, documents, *, scale, window, dropout, 
         states.transpose(0, 1).unsqueeze(0)  # (1, heads, tokens, head_dim)
         for states in (query, _repeat_kv_heads(key, repeats, 1), _repeat_kv_heads(value, repeats, 1))
     )
+    lengths = documents.lengths
     outputs = []
-    for start, end in zip(documents.boundaries, documents.boundaries[1:], strict=False):
-        length = end - start
+    # One split and not a slice a document: the gradient of a slice is as large as the whole.
+    for own in zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True):
+        length = own[0].shape[2]
         mask = None
         if window is not None and window < length:
             distance = torch.arange(length, device=query.device)
@@ -132,13 +138,7 @@ def _sdpa_per_document(query, key, value, documents, *, scale, window, dropout, 
             mask = distance < window if not causal else (distance >= 0) & (distance < window)
         outputs.append(
             F.scaled_dot_product_attention(
-                query[:, :, start:end],
-                key[:, :, start:end],
-                value[:, :, start:end],
-                attn_mask=mask,
-                dropout_p=dropout,
-                is_causal=causal and mask is None,
-                scale=scale,
+                *own, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None, scale=scale
             )
         )
     return torch.cat(outputs, dim=2).squeeze(0).transpose(0, 1)
