@@ -9,6 +9,7 @@ Contenders, all from hidden states and the weight of the head to the gradients o
     floor       the three matrix products alone: logits, gradient of the hidden states, gradient of the weight
     ours        verl_ext.engine.loss_head as the trainers use it for DFT and SFT
     ours, any loss   the same where the loss is not known beforehand (NFT): the logits are computed twice
+    plain loop  what one writes without a library: chunks of tokens, each with its own backward pass
     published   the expression of the DFT repository: cross-entropy of all logits times the softmax at the label, under
                 autocast as its trainer has it
     TRL, logits the dft_loss of TRL before it had a fused head: selective_log_softmax of all logits
@@ -16,6 +17,8 @@ Contenders, all from hidden states and the weight of the head to the gradients o
     verl        log-probs of all logits, and DFT over them
     verl, fused verl's model.use_fused_kernels=True with the torch backend, and DFT over it
     Liger       its fused linear cross-entropy with use_token_scaling=True; needs a GPU
+
+--profile shows instead where the time of each goes: matrix products, the rest, and what the operations do not explain.
 
 TRL is there where it is installed (benchmarks/requirements.txt). Memory is above that of the inputs: "peak" all of it,
 "beside gradients" without what every contender has to return. `CPU` seconds leave out what other processes took.
@@ -40,6 +43,16 @@ from verl_ext.objectives.dft import dft_token_loss
 
 Contender = Callable[[Tensor, Tensor, Tensor], Tensor | None]
 """(hidden states, weight, labels) -> mean DFT loss; None if it left nothing to differentiate."""
+
+_LOOP_TOKENS = 256
+_PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "mv"}
+_KINDS = {
+    "softmax": {
+        "_softmax", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data", "exp", "exp_", "log_",
+        "logsumexp", "amax", "max", "sub", "sub_", "mul", "mul_", "div", "div_", "sum",
+    },
+    "copies, fills, sums of gradients": {"copy_", "fill_", "zero_", "cat", "add", "add_", "_foreach_add_"},
+}  # fmt: skip
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -67,6 +80,13 @@ def published(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         losses = F.cross_entropy(shifted, labels[:-1], reduction="none")
         losses = losses * torch.softmax(shifted, dim=-1).gather(1, labels[:-1, None]).squeeze(-1).detach()
     return losses.mean()
+
+
+def plain_loop(hidden: Tensor, weight: Tensor, labels: Tensor) -> None:
+    for own_hidden, own_labels in zip(hidden.split(_LOOP_TOKENS), labels.split(_LOOP_TOKENS), strict=True):
+        logits = F.linear(own_hidden, weight).float()
+        log_probs = -F.cross_entropy(logits, own_labels, reduction="none")
+        (-log_probs.exp().detach() * log_probs).sum().div(len(labels)).backward()
 
 
 def trl_logits(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
@@ -110,6 +130,7 @@ def contenders(device: str, only: list[str]) -> dict[str, Contender]:
         "floor": floor,
         "ours": ours,
         "ours, any loss": ours_any_loss,
+        "plain loop": plain_loop,
         "published": published,
         "TRL, logits": trl_logits,
         "TRL, fused": trl_fused,
@@ -151,17 +172,44 @@ def measured(run: Contender, hidden: Tensor, weight: Tensor, labels: Tensor) -> 
     }
 
 
-def compare(report: Report, options: argparse.Namespace, dtype: str, channels: int, tokens: int, device: str) -> None:
-    """Add the rows of one size and precision."""
+def profiled(run: Contender, hidden: Tensor, weight: Tensor, labels: Tensor) -> dict[str, float]:
+    """Seconds by kind of operation, of one forward and backward pass after another that warms up."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if hidden.is_cuda:
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    for _ in range(2):
+        hidden.grad = weight.grad = None
+        with torch.profiler.profile(activities=activities) as profile:
+            loss = run(hidden, weight, labels)
+            if loss is not None:
+                loss.backward()
+    seconds: dict[str, float] = dict.fromkeys(["matrix products", *_KINDS, "other"], 0.0)
+    for event in profile.key_averages():
+        name = event.key.removeprefix("aten::")
+        kind = (
+            "matrix products"
+            if name in _PRODUCTS
+            else next((k for k, names in _KINDS.items() if name in names), "other")
+        )
+        seconds[kind] += (event.self_device_time_total if hidden.is_cuda else event.self_cpu_time_total) / 1e6
+    return seconds
+
+
+def random_inputs(
+    vocabulary: int, dtype: str, channels: int, tokens: int, device: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states, weight and labels."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(tokens, channels, generator=generator).to(device, DTYPES[dtype]).requires_grad_()
-    weight = (torch.randn(options.vocabulary, channels, generator=generator) / channels**0.5).to(device, DTYPES[dtype])
-    weight.requires_grad_()
-    labels = torch.randint(0, options.vocabulary, (tokens,), generator=generator).to(device)
-    named = {
-        name: lambda run=run: measured(run, hidden, weight, labels)
-        for name, run in contenders(device, options.only).items()
-    }
+    weight = (torch.randn(vocabulary, channels, generator=generator) / channels**0.5).to(device, DTYPES[dtype])
+    labels = torch.randint(0, vocabulary, (tokens,), generator=generator).to(device)
+    return hidden, weight.requires_grad_(), labels
+
+
+def compare(report: Report, options: argparse.Namespace, dtype: str, channels: int, tokens: int, device: str) -> None:
+    """Add the rows of one size and precision."""
+    inputs = random_inputs(options.vocabulary, dtype, channels, tokens, device)
+    named = {name: lambda run=run: measured(run, *inputs) for name, run in contenders(device, options.only).items()}
     results = alternate(named, rounds=options.rounds, warmup=options.warmup)
     middle = {name: medians(runs) for name, runs in results.items()}
     clock = "cpu_seconds" if device == "cpu" else "seconds"
@@ -179,6 +227,15 @@ def compare(report: Report, options: argparse.Namespace, dtype: str, channels: i
         report.add(row, runs)
 
 
+def add_profile(
+    report: Report, options: argparse.Namespace, dtype: str, channels: int, tokens: int, device: str
+) -> None:
+    """Add the rows of --profile for one size and precision."""
+    inputs = random_inputs(options.vocabulary, dtype, channels, tokens, device)
+    for name, run in contenders(device, options.only).items():
+        report.add({"T": str(tokens), "H": str(channels), "dtype": dtype, "head": name, **profiled(run, *inputs)})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vocabulary", type=int, default=151_936, help="words (default: Qwen2.5's)")
@@ -188,6 +245,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--only", type=lambda text: text.split(";"), default=[], help="contenders, with ; between")
+    parser.add_argument("--profile", action="store_true", help="where the time goes, instead of ratios")
     parser.add_argument("--out", type=Path, help="JSON file (default: benchmarks/results/loss_head.json)")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -199,8 +257,11 @@ def main() -> None:
         + ("CPU seconds" if device == "cpu" else "seconds")
         + ". Memory above the inputs, at its highest."
     )
+    if options.profile:
+        report.notes = ["Seconds by kind of operation, from torch's profiler."]
+    row_of = add_profile if options.profile else compare
     for channels, tokens, dtype in itertools.product(options.hidden, options.tokens, options.dtypes):
-        compare(report, options, dtype, channels, tokens, device)
+        row_of(report, options, dtype, channels, tokens, device)
     report.publish(options.out)
 
 

@@ -31,7 +31,7 @@ def expression_of(row):
     return QUESTION.fullmatch(row["extra_info"]["question"]).group(1)
 
 
-@pytest.mark.parametrize("level", ["easy", "standard", "hard", "mixed"])
+@pytest.mark.parametrize("level", ["sums", "easy", "standard", "hard", "mixed"])
 def test_every_step_and_every_answer_is_right(arithmetic, level):
     splits = arithmetic("--levels", level, "--train_size", "300", "--test_size", "100")
     for row in splits["train"] + splits["test"]:
@@ -50,7 +50,7 @@ def test_every_step_and_every_answer_is_right(arithmetic, level):
         assert len(results) == len(re.findall(r" [-+*] ", expression)), solution
 
 
-def test_default_is_what_the_quickstart_trains_on(arithmetic):
+def test_default_is_three_terms(arithmetic):
     splits = arithmetic()
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 640, "test": 128}
     for index, row in enumerate(splits["train"]):
@@ -125,3 +125,10 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(arithmetic, capsys, options,
     assert exit_.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and named in error and error.count("\n") == 1
+
+
+def test_sums_have_no_other_operator_and_two_digits(arithmetic):
+    splits = arithmetic("--levels", "sums", "--train_size", "300", "--test_size", "100")
+    expressions = [expression_of(row) for row in splits["train"] + splits["test"]]
+    assert all(re.fullmatch(r"\d+ \+ \d+ \+ \d+", expression) for expression in expressions)
+    assert max(int(number) for expression in expressions for number in expression.split(" + ")) <= 100

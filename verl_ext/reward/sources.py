@@ -63,7 +63,7 @@ SOURCES: dict[str, SourceRule] = {
         ),
         _MATH,
     ),
-    **dict.fromkeys(("arithmetic/easy", "arithmetic/standard", "arithmetic/hard", "arithmetic/mixed"), _MATH),
+    **dict.fromkeys([f"arithmetic/{level}" for level in ("sums", "easy", "standard", "hard", "mixed")], _MATH),
     **dict.fromkeys(("math_dapo", "math_dapo_reasoning", "BytedTsinghua-SIA/DAPO-Math-17k"), _ANSWER_LINE),
     **dict.fromkeys(
         ("math_dapo_boxed", "amc_dapo_boxed", "amc2023_dapo_boxed", "aime_dapo_boxed", "aime_2024_dapo_boxed",
