@@ -191,7 +191,7 @@ class Report:
             "date": date,
             "machine": where,
             "versions": versions,
-            "options": {key: str(value) if isinstance(value, Path) else value for key, value in self.options.items()},
+            "options": {key: _shown(value) for key, value in self.options.items()},
             "notes": self.notes,
             "rows": self.raw,
         }
@@ -246,6 +246,12 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _shown(option: Any) -> Any:
+    """An option in the file: of a path its name, since folders are the machine's own."""
+    is_path = isinstance(option, Path) or (isinstance(option, str) and os.path.isabs(option))
+    return Path(option).name if is_path else option
 
 
 def _status_bytes(name: str) -> int:

@@ -132,7 +132,7 @@ def online_run(options: argparse.Namespace, folder: Path, *, sampling: bool) -> 
 
 def _arithmetic(folder: Path) -> Path:
     make = [sys.executable, str(ROOT / "data_preprocess" / "arithmetic.py"), "--local_dir", str(folder / "data")]
-    subprocess.run([*make, "--train_size", "640"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*make, "--levels", "sums", "--train_size", "640"], check=True, stdout=subprocess.DEVNULL)
     return folder / "data" / "train.parquet"
 
 

@@ -38,10 +38,17 @@ def steps(run: Path, stage: str, marker: str) -> list[dict[str, Any]]:
 
 def table_rows(found: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     """(what, before, after DFT, after NFT)"""
+    answers = found[0]["k"]
     return [
-        ("held-out problems right", *(f"{m['avg']['value']:.1%} ± {m['avg']['standard_error']:.1%}" for m in found)),
-        ("problems without an answer", *(f"{m['no_answer'] * m['problems']:.0f} of {m['problems']}" for m in found)),
+        ("answers right", *(_percent(m["avg"]) for m in found)),
+        (f"problems with a right one of {answers}", *(_percent(m["pass"][str(answers)]) for m in found)),
+        ("answers without a number in a box", *(f"{m['no_answer']:.1%}" for m in found)),
+        ("tokens of an answer", *(f"{m['mean_tokens']:.0f}" for m in found)),
     ]
+
+
+def _percent(measured: dict[str, float]) -> str:
+    return f"{measured['value']:.1%} ± {measured['standard_error']:.1%}"
 
 
 def draw(found: list[dict[str, Any]], dft: list[dict[str, Any]], nft: list[dict[str, Any]], path: Path) -> None:
@@ -77,7 +84,7 @@ def draw(found: list[dict[str, Any]], dft: list[dict[str, Any]], nft: list[dict[
     bars = accuracy.bar(list(STAGES.values()), heights, yerr=errors, capsize=4, color=[GREY, BLUE, GREEN], width=0.6)
     accuracy.bar_label(bars, fmt="%.0f%%", padding=3)
     accuracy.set(
-        title=f"Right answers, {found[0]['problems']} held-out",
+        title=f"Right answers to {found[0]['problems']} held-out problems",
         ylim=(0, max(10.0, 1.15 * max(map(sum, zip(heights, errors, strict=True))))),
     )
     accuracy.yaxis.set_major_formatter("{x:.0f}%")
@@ -88,7 +95,9 @@ def main(run: Path) -> None:
     found = measured(run)
     dft, nft = steps(run, "dft", "train/loss"), steps(run, "nft", "perf/time_per_step")
     header = ("", *STAGES.values())
-    table = Table(*header, title=f"{len(dft)} steps of DFT, {len(nft)} of NFT")
+    table = Table(
+        *header, title=f"{len(dft)} steps of DFT, {len(nft)} of NFT, {found[0]['problems']} held-out problems"
+    )
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for row in table_rows(found):
         table.add_row(*row)
