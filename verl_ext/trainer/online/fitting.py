@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import transfer_queue as tq
 from omegaconf import OmegaConf
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 from transfer_queue import KVBatchMeta
 from verl.experimental.agent_loop import AgentLoopManager
 from verl.utils.debug import marked_timer
@@ -80,6 +80,8 @@ class Fitting:
             startup.reached("first weights")
             self.log.note(startup.line())
             return self._run_steps(first_step)
+        except RayActorError as error:  # while weights are handed over, a dead server breaks the call of a trainer
+            watch.explain(error)
         finally:
             self._shutdown_dump_executor()
             self.log.close()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from typing import NoReturn
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
 from verl_ext.trainer.exits import WorkerDiedError
+
+PATIENCE_S = 5.0
 
 
 class ActorWatch:
@@ -37,6 +41,20 @@ class ActorWatch:
             except RayActorError as error:
                 raise WorkerDiedError(f"{name} died: {_reason(error)}") from error
             self._questions[name] = self._actors[name].__ray_ready__.remote()
+
+    def explain(self, error: RayActorError) -> NoReturn:
+        """Say which actor was behind an error that a call of another one brought up.
+
+        Ray tells of a death a moment after the calls that it broke, hence the patience.
+
+        Raises:
+            WorkerDiedError: always; without a name if none of these actors has died.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            self.check()
+            time.sleep(0.1)
+        raise WorkerDiedError(f"a worker died: {_reason(error)}") from error
 
 
 def _reason(error: RayActorError) -> str:

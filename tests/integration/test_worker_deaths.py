@@ -1,0 +1,63 @@
+"""A call that fails because some other actor has died is put down to that actor."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+import pytest
+import ray
+from ray.exceptions import RayActorError
+
+from verl_ext.trainer.exits import WorkerDiedError
+from verl_ext.trainer.online.health import ActorWatch
+
+
+@ray.remote
+class _Server:
+    def process(self) -> int:
+        return os.getpid()
+
+    def begin_update(self) -> None:
+        os._exit(1)
+
+
+@ray.remote
+class _Trainer:
+    def update_weights(self, server) -> None:
+        ray.get(server.begin_update.remote())
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # short: it becomes part of socket names
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _update_with_a_dying_server(trainer, server) -> RayActorError:
+    with pytest.raises(RayActorError) as raised:
+        ray.get(trainer.update_weights.remote(server))
+    return raised.value
+
+
+@pytest.mark.slow
+def test_the_actor_that_died_is_named(cluster):
+    trainer, server, other = _Trainer.remote(), _Server.remote(), _Server.remote()
+    watch = ActorWatch({"rollout server 0": other, "rollout server 1": server, "trainer": trainer})
+    ray.get([server.process.remote(), other.process.remote()])
+    watch.check()
+    error = _update_with_a_dying_server(trainer, server)
+    with pytest.raises(WorkerDiedError, match="^rollout server 1 died: "):
+        watch.explain(error)
+
+
+@pytest.mark.slow
+def test_an_actor_that_is_not_watched_is_no_reason_to_go_on(cluster):
+    trainer, server = _Trainer.remote(), _Server.remote()
+    error = _update_with_a_dying_server(trainer, server)
+    with pytest.raises(WorkerDiedError, match="^a worker died: .*died unexpectedly"):
+        ActorWatch({"trainer": trainer}).explain(error)
