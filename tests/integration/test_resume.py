@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
 from tests.support.launch import finish, kill, metrics, run, start, trainer_arguments, wait_until
 
 STEPS = 12
+HELD_SAVE = Path(__file__).resolve().parents[1] / "support" / "held_save"
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,8 @@ def test_killed_in_the_middle_of_a_save(arguments, uninterrupted, tmp_path):
     """The third save is cut off: the run continues from the second, and the remains are removed."""
     log = tmp_path / "log.txt"
     partial = tmp_path / "global_step_6.incomplete"
-    process = start(arguments(tmp_path), ranks=2, log=log)
+    held = {"PYTHONPATH": os.pathsep.join([str(HELD_SAVE), os.environ.get("PYTHONPATH", "")]), "HELD_STEP": "6"}
+    process = start(arguments(tmp_path), ranks=2, log=log, environment=held)
     wait_until(partial.exists, process, log)
     kill(process)
     assert partial.exists() and not (tmp_path / "global_step_6").exists()
