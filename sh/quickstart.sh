@@ -78,7 +78,7 @@ python -m verl_ext.trainer.fsdp_nft_trainer \
     data.train_files="$data/train.parquet" data.seed="$seed" data.train_batch_size=8 data.gen_batch_size=24 \
     data.max_prompt_length=128 data.max_response_length=64 \
     actor_rollout_ref.rollout.n=8 actor_rollout_ref.rollout.seed="$seed" \
-    actor_rollout_ref.actor.ppo_mini_batch_size=4 actor_rollout_ref.actor.ppo_max_token_len_per_gpu=1024 \
+    actor_rollout_ref.actor.ppo_mini_batch_size=4 actor_rollout_ref.actor.ppo_max_token_len_per_gpu=512 \
     actor_rollout_ref.actor.optim.lr="${NFT_LR:-2e-5}" actor_rollout_ref.actor.optim.lr_warmup_steps=0 \
     algorithm.rollout_correction.bypass_mode=True reward.reward_kwargs.workers=1 \
     trainer.val_before_train=False trainer.test_freq=-1 trainer.save_freq=5 trainer.max_actor_ckpt_to_keep=1 \
