@@ -42,7 +42,7 @@ def table_rows(found: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     return [
         ("answers right", *(_percent(m["avg"]) for m in found)),
         (f"problems with a right one of {answers}", *(_percent(m["pass"][str(answers)]) for m in found)),
-        ("answers without a number in a box", *(f"{m['no_answer']:.1%}" for m in found)),
+        ("answers without a box", *(f"{m['no_answer']:.1%}" for m in found)),
         ("tokens of an answer", *(f"{m['mean_tokens']:.0f}" for m in found)),
     ]
 
@@ -84,7 +84,7 @@ def draw(found: list[dict[str, Any]], dft: list[dict[str, Any]], nft: list[dict[
     bars = accuracy.bar(list(STAGES.values()), heights, yerr=errors, capsize=4, color=[GREY, BLUE, GREEN], width=0.6)
     accuracy.bar_label(bars, fmt="%.0f%%", padding=3)
     accuracy.set(
-        title=f"Right answers to {found[0]['problems']} held-out problems",
+        title=f"Right answers, {found[0]['problems']} held-out",
         ylim=(0, max(10.0, 1.15 * max(map(sum, zip(heights, errors, strict=True))))),
     )
     accuracy.yaxis.set_major_formatter("{x:.0f}%")
