@@ -18,7 +18,8 @@ Contenders, all from hidden states and the weight of the head to the gradients o
     verl, fused verl's model.use_fused_kernels=True with the torch backend, and DFT over it
     Liger       its fused linear cross-entropy with use_token_scaling=True; needs a GPU
 
---profile shows instead where the time of each goes: matrix products, the rest, and what the operations do not explain.
+--profile shows instead where the time of each goes: matrix products, softmax, copies and sums, and all else
+(kept in benchmarks/results/loss_head_profile.json).
 
 TRL is there where it is installed (benchmarks/requirements.txt). Memory is above that of the inputs: "peak" all of it,
 "beside gradients" without what every contender has to return. `CPU` seconds leave out what other processes took.
@@ -250,7 +251,10 @@ def main() -> None:
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     report = Report(
-        "loss_head", f"Loss head, V = {options.vocabulary:,}: forward and backward of DFT", vars(options), ("trl",)
+        "loss_head_profile" if options.profile else "loss_head",
+        f"Loss head, V = {options.vocabulary:,}: forward and backward of DFT",
+        vars(options),
+        ("trl",),
     )
     report.notes.append(
         f"Medians of {options.rounds} alternating rounds; ratios of "

@@ -62,8 +62,8 @@ def _mixed(seed: int) -> ProceduralDataset:
 
 
 def _sums(seed: int) -> ProceduralDataset:
-    # Small models fail at some of these some of the time, which is what a group of answers can teach; of two-digit
-    # differences SmolLM2-135M gets none.
+    # Small models fail at some of these some of the time, which is what a group of answers can teach; of three
+    # two-digit terms with a difference SmolLM2-135M got 1 in 40 right after 40 steps of DFT.
     return BasicArithmeticDataset(
         BasicArithmeticDatasetConfig(
             min_terms=3,

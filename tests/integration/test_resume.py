@@ -56,7 +56,10 @@ def test_killed_in_the_middle_of_a_save(arguments, uninterrupted, tmp_path):
     """The third save is cut off: the run continues from the second, and the remains are removed."""
     log = tmp_path / "log.txt"
     partial = tmp_path / "global_step_6.incomplete"
-    held = {"PYTHONPATH": os.pathsep.join([str(HELD_SAVE), os.environ.get("PYTHONPATH", "")]), "HELD_STEP": "6"}
+    held = {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(HELD_SAVE), os.environ.get("PYTHONPATH")])),
+        "HELD_STEP": "6",
+    }
     process = start(arguments(tmp_path), ranks=2, log=log, environment=held)
     wait_until(partial.exists, process, log)
     kill(process)

@@ -5,11 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 
 import numpy as np
 import pytest
-import ray
 import torch
 from omegaconf import OmegaConf
 from tensordict import TensorDict
@@ -20,6 +18,7 @@ from verl.experimental.reward_loop import RewardLoopManager
 from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
 from verl.trainer.ppo.reward import load_reward_manager
 
+from tests.support.local_ray import local_ray
 from verl_ext.errors import ConfigError
 from verl_ext.reward.actor import NodeGraders
 from verl_ext.reward.grader import prepare
@@ -60,12 +59,8 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster():
-    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # short: it becomes part of socket names
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
-        try:
-            yield
-        finally:
-            ray.shutdown()
+    with local_ray():
+        yield
 
 
 def config_for(tokenizer, **reward_kwargs):

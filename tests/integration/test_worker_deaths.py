@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 
 import pytest
 import ray
 from ray.exceptions import RayActorError
 
+from tests.support.local_ray import local_ray
 from verl_ext.trainer.exits import WorkerDiedError
 from verl_ext.trainer.online.health import ActorWatch
 
@@ -30,12 +30,8 @@ class _Trainer:
 
 @pytest.fixture(scope="module")
 def cluster():
-    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # short: it becomes part of socket names
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
-        try:
-            yield
-        finally:
-            ray.shutdown()
+    with local_ray():
+        yield
 
 
 def _update_with_a_dying_server(trainer, server) -> RayActorError:

@@ -127,7 +127,7 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(arithmetic, capsys, options,
     assert error.startswith("error: ") and named in error and error.count("\n") == 1
 
 
-def test_sums_have_no_other_operator_and_two_digits(arithmetic):
+def test_sums_add_three_numbers_up_to_a_hundred(arithmetic):
     splits = arithmetic("--levels", "sums", "--train_size", "300", "--test_size", "100")
     expressions = [expression_of(row) for row in splits["train"] + splits["test"]]
     assert all(re.fullmatch(r"\d+ \+ \d+ \+ \d+", expression) for expression in expressions)
