@@ -9,6 +9,7 @@ from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
 from verl_ext.engine.fsdp import ExactLogProbs, use_our_attention
+from verl_ext.platform.cpu_memory import trim_heap
 
 
 class OnCPU:
@@ -33,6 +34,16 @@ class OnCPU:
             return super()._build_fsdp_module(module)
         finally:
             self.engine_config = engine_config
+
+    def train_batch(self, *args, **kwargs):
+        outputs = super().train_batch(*args, **kwargs)
+        trim_heap()  # of activations; others on this machine may generate now
+        return outputs
+
+    def infer_batch(self, *args, **kwargs):
+        outputs = super().infer_batch(*args, **kwargs)
+        trim_heap()
+        return outputs
 
 
 @EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu")

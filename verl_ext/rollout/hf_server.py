@@ -13,7 +13,7 @@ from verl.workers.config import HFModelConfig
 from verl.workers.rollout.replica import RolloutMode, TokenOutput
 
 from verl_ext.errors import ConfigError
-from verl_ext.platform.cpu_memory import return_freed_memory
+from verl_ext.platform.cpu_memory import return_freed_memory, trim_heap
 from verl_ext.rollout.generation_loop import GenerationFailedError, GenerationLoop
 from verl_ext.rollout.hf_model import build_generator, build_model
 from verl_ext.rollout.settings import HFSettings
@@ -269,6 +269,7 @@ class HFServer:
         while await asyncio.wrap_future(self._loop.unfinished()):
             await asyncio.sleep(DRAIN_POLL_S)
         await asyncio.wrap_future(self._loop.call(self._generator.release_memory))
+        trim_heap()
 
     async def resume_kv_cache(self) -> None:
         """Nothing to do: see `wake_up`."""
