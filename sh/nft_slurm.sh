@@ -32,7 +32,15 @@ export RAY_AUTH_TOKEN
 
 # srun ends what it started when the job ends; `sleep infinity` keeps the step, and with it the node, alive.
 srun --nodes=1 --ntasks=1 --nodelist="$head" bash -c "bash '$root/sh/ray_cluster.sh' head && sleep infinity" &
-sleep 20
+# Workers and the trainer give up soon after they find nobody at the address.
+for ((waited = 0; ; waited++)); do
+    (exec 3<>"/dev/tcp/$head_ip/$port") 2>/dev/null && break
+    ((waited < 180)) || {
+        echo "nft_slurm.sh: Ray's head did not come up on $head ($head_ip:$port) within 180 s; see this log" >&2
+        exit 1
+    }
+    sleep 1
+done
 if ((SLURM_JOB_NUM_NODES > 1)); then
     srun --nodes=$((SLURM_JOB_NUM_NODES - 1)) --ntasks=$((SLURM_JOB_NUM_NODES - 1)) --exclude="$head" \
         bash -c "bash '$root/sh/ray_cluster.sh' worker '$head_ip:$port' && sleep infinity" &

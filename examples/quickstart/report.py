@@ -2,7 +2,8 @@
 
     python examples/quickstart/report.py RUN_FOLDER
 
-reads {before,after-dft,after-nft}/summary.json and {dft,nft}/metrics.jsonl there; writes summary.md and curves.png.
+reads {dft,nft}/metrics.jsonl and {before,after-dft-STEP,after-nft-STEP}/summary.json there, of the last step of each
+stage; writes summary.md and curves.png.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from rich.table import Table
 
 from verl_ext.evaluation.summary import read_summary
 
-STAGES = {"before": "before", "after-dft": "DFT", "after-nft": "DFT + NFT"}
+STAGES = ("before", "DFT", "DFT + NFT")
 GREY, BLUE, GREEN = "#9aa5b1", "#1f6fb4", "#2a9d6f"
 
 
-def measured(run: Path) -> list[dict[str, Any]]:
+def measured(run: Path, dft_steps: int, nft_steps: int) -> list[dict[str, Any]]:
     """What the evaluation found before training and after each stage."""
-    return [read_summary(run / name)["graders"]["default"]["benchmarks"]["arithmetic"] for name in STAGES]
+    folders = ("before", f"after-dft-{dft_steps}", f"after-nft-{nft_steps}")
+    return [read_summary(run / name)["graders"]["default"]["benchmarks"]["arithmetic"] for name in folders]
 
 
 def steps(run: Path, stage: str, marker: str) -> list[dict[str, Any]]:
@@ -81,7 +83,7 @@ def draw(found: list[dict[str, Any]], dft: list[dict[str, Any]], nft: list[dict[
     answers.legend(frameon=False, fontsize=8)
     heights = [100 * m["avg"]["value"] for m in found]
     errors = [100 * m["avg"]["standard_error"] for m in found]
-    bars = accuracy.bar(list(STAGES.values()), heights, yerr=errors, capsize=4, color=[GREY, BLUE, GREEN], width=0.6)
+    bars = accuracy.bar(STAGES, heights, yerr=errors, capsize=4, color=[GREY, BLUE, GREEN], width=0.6)
     accuracy.bar_label(bars, fmt="%.0f%%", padding=3)
     accuracy.set(
         title=f"Right answers, {found[0]['problems']} held-out",
@@ -92,9 +94,9 @@ def draw(found: list[dict[str, Any]], dft: list[dict[str, Any]], nft: list[dict[
 
 
 def main(run: Path) -> None:
-    found = measured(run)
     dft, nft = steps(run, "dft", "train/loss"), steps(run, "nft", "perf/time_per_step")
-    header = ("", *STAGES.values())
+    found = measured(run, dft[-1]["step"], nft[-1]["step"])
+    header = ("", *STAGES)
     table = Table(
         *header, title=f"{len(dft)} steps of DFT, {len(nft)} of NFT, {found[0]['problems']} held-out problems"
     )

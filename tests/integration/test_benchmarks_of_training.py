@@ -33,6 +33,16 @@ def test_loss_head(tmp_path):
     assert kept["versions"]["torch"] in printed
 
 
+def test_profile_of_the_loss_head(tmp_path):
+    """Every second is counted under what it was spent on; a file of its own, beside the table's."""
+    sizes = ["--vocabulary", "2000", "--hidden", "16", "--tokens", "50", "--dtypes", "fp32", "--profile"]
+    run("loss_head.py", *sizes, "--only", "floor;ours;published", "--out", str(tmp_path / "profile.json"))
+    rows = {row["head"]: row for row in json.loads((tmp_path / "profile.json").read_text())["rows"]}
+    assert all(row["matrix products"] > 0 for row in rows.values())
+    assert rows["floor"]["softmax"] == 0.0
+    assert all(rows[head]["softmax"] > 0 for head in ("ours", "published"))
+
+
 @pytest.mark.slow
 def test_training_step_of_ours(tmp_path, model_folder):
     """One process of the benchmark, as it starts it; the other needs TRL."""

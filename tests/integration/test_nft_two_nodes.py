@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.launch import finish
+from tests.support.launch import finish, free_port
 from tests.support.online import logged, prepare, ray_folder, start
 
 pytestmark = pytest.mark.timeout(600)
@@ -19,16 +18,10 @@ pytestmark = pytest.mark.timeout(600)
 ROOT = Path(__file__).parents[2]
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture
 def cluster(tmp_path):
     """Address of a running cluster with a head and a worker, both on this machine."""
-    port = _free_port()
+    port = free_port()
     with ray_folder() as ray:
         environment = {
             **os.environ,
@@ -36,7 +29,7 @@ def cluster(tmp_path):
             "STATE_DIR": str(tmp_path / "state"),
             "RAY_PORT": str(port),
             "RAY_TMPDIR": str(ray),
-            "DASHBOARD_PORT": str(_free_port()),
+            "DASHBOARD_PORT": str(free_port()),
             "OMP_NUM_THREADS": "1",
         }
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 
-from tests.support.launch import finish, metrics, run, start, trainer_arguments
+from tests.support.launch import finish, free_port, metrics, run, start, trainer_arguments
 
 
 @pytest.mark.slow
 def test_two_nodes_train_like_one(model_folder, train_file, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     more = ("trainer.total_training_steps=3", "trainer.save_freq=2")
     arguments = trainer_arguments(model_folder, train_file, tmp_path / "two", *more)
     nodes = [

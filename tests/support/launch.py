@@ -53,12 +53,17 @@ def nft_arguments(model: Path, rollouts: Path, run: Path, *more: str) -> list[st
     ]
 
 
-def one_rank() -> dict[str, str]:
-    """What torchrun tells the only rank of a run: for a test that wants the exit code of the rank itself."""
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        return probe.getsockname()[1]
+
+
+def one_rank() -> dict[str, str]:
+    """What torchrun tells the only rank of a run: for a test that wants the exit code of the rank itself."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", **address}
 
 
 def command(
