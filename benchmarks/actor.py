@@ -165,4 +165,4 @@ def graded_batch(answers: Answers, vocab_size: int, *, max_tokens: int, ranks: i
 
 def model_name(path: str) -> str:
     """Of a folder or hub id, for a title."""
-    return Path(path).resolve().name if Path(path).is_dir() else path
+    return Path(path).absolute().name if Path(path).is_dir() else path

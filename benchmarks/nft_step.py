@@ -165,7 +165,7 @@ def measure_phases(options: argparse.Namespace, folder: Path) -> Report:
     if grading:
         answers = options.prompts * options.group_size / 1000
         report.notes.append(
-            f"Grading takes {median(grading) * answers:.2f} s of processor time a step, beside generation."
+            f"Grading takes {median(grading) * answers:.2g} s of processor time a step, beside generation."
         )
     return report
 
