@@ -23,7 +23,7 @@ GPU_RESERVE = 1.5 * GIB
 """CUDA context, NCCL buffers and cuBLAS workspaces. An assumption, not measured here."""
 GPU_HOLES = 0.05
 """Share that the caching allocator loses to fragmentation. An assumption, not measured here."""
-CHUNK_BYTES = 256 * 2**20  # verl_ext.engine.loss_head.CHUNK_BYTES, which importing verl would bring
+CHUNK_BYTES = 320 * 2**20  # verl_ext.engine.loss_head.CHUNK_BYTES, which importing verl would bring
 FUSED_CHUNK = 512
 """Tokens that the torch fused head runs at a time (verl/utils/experimental/torch_functional.py, verl 0.9.1)."""
 ROLLOUT_WORKSPACE = 2 * GIB
