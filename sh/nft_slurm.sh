@@ -24,7 +24,8 @@ root=${SLURM_SUBMIT_DIR:-$PWD}
 source "$root/sh/env.sh"
 port=${RAY_PORT:-6379}
 gpus=${SLURM_GPUS_ON_NODE:?no GPUs in this allocation}
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${nodes[0]:?scontrol names no node of this job}
 head_ip=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname -I | awk '{print $1}')
 export RAY_AUTH_MODE=token STATE_DIR=${TMPDIR:-/tmp}/verl_ext_ray_$SLURM_JOB_ID RAY_PORT=$port NUM_GPUS=$gpus
 RAY_AUTH_TOKEN=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
