@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from verl_ext.engine import loss_head
 from verl_ext.engine.loss_head import head_log_probs
@@ -181,6 +182,27 @@ def test_improbable_tokens_keep_their_log_probability():
     log_probs, _ = head_log_probs(torch.ones(3, 1), weight, torch.tensor([0, 1, 2]), token_loss=sft_token_loss)
     assert log_probs.tolist() == [0.0, -200.0, -500.0]
     assert torch.equal(gradients(-log_probs.sum(), weight)[0], torch.tensor([[2.0], [-1.0], [-1.0]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("temperature", [1.0, 0.6, "of each token"])
+def test_kept_logits_give_what_computing_them_again_gives(temperature, dtype):
+    """A second backward pass has none that were kept."""
+    hidden, weight, labels = inputs(dtype=dtype)
+    if temperature == "of each token":
+        temperature = torch.linspace(0.5, 2, TOKENS)
+    log_probs, entropy = head_log_probs(hidden, weight, labels, temperature=temperature, with_entropy=True)
+    loss = (weights_of_tokens(TOKENS) * log_probs).sum() - 0.1 * entropy.sum()
+    from_kept = torch.autograd.grad(loss, [hidden, weight], retain_graph=True)
+    assert_same(from_kept, torch.autograd.grad(loss, [hidden, weight]), 0.0)
+
+
+@pytest.mark.parametrize("chunk_bytes, products", [(2**20, 3), (5000, 4)])
+def test_logits_that_are_one_chunk_are_computed_once(chunk_bytes, products):
+    hidden, weight, labels = inputs(dtype=torch.float32)
+    with FlopCounterMode(display=False) as counted:
+        dft_token_loss(head_log_probs(hidden, weight, labels, chunk_bytes=chunk_bytes)[0]).sum().backward()
+    assert counted.get_total_flops() == products * 2 * TOKENS * VOCABULARY * CHANNELS
 
 
 def test_under_autocast_nothing_is_rounded_further():

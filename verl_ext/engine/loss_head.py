@@ -6,7 +6,8 @@ With T tokens, V words, H channels, hidden states h_t, weight rows w_v, label y,
 
 the gradient of a loss L reaches the logits as dL/dl_tv = g_t (1[v = y] - p_tv) with g_t = dL/dlog p_t, and from there
 dL/dh = dL/dl W / tau and dL/dW = dL/dl^T h / tau: three matrix products of 2 T V H operations each, if g_t is known as
-soon as log p_t is. It usually is not, and the logits are computed a second time in the backward pass: four products.
+soon as log p_t is. It usually is not, and the logits are computed a second time in the backward pass: four products;
+where all of them are one chunk they are kept for it instead.
 
 An objective over single tokens (DFT: g_t = -p_t, SFT: g_t = -1) gives g_t up to one factor, the normalisation, though.
 So where the caller names the objective, both gradients are computed while the chunk is at hand, and the backward pass
@@ -42,6 +43,7 @@ _ACCUMULATED_ROWS = 2048  # of dL/dW that are added at a time: a product of few 
 @dataclass(frozen=True)
 class _Plan:
     with_entropy: bool
+    learns: bool
     token_loss: Callable[[Tensor], Tensor] | None
     chunk_bytes: int
 
@@ -89,7 +91,7 @@ def head_log_probs(
     else:
         scale = None if temperature == 1.0 else torch.full((tokens,), 1.0 / temperature, dtype=dtype).to(labels.device)
     learns = torch.is_grad_enabled() and (hidden_states.requires_grad or weight.requires_grad)
-    plan = _Plan(with_entropy, token_loss if learns else None, chunk_bytes)
+    plan = _Plan(with_entropy, learns, token_loss if learns else None, chunk_bytes)
     log_probs, entropy = _LogProbs.apply(hidden_states, weight, labels, scale, plan)
     return log_probs, entropy if with_entropy else None
 
@@ -105,7 +107,7 @@ class _LogProbs(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(hidden, weight, labels, scale, result.lse, result.entropy)
         ctx.plan = plan
-        ctx.ready = result.ready()
+        ctx.ready, ctx.kept = result.ready(), result.kept
         if result.entropy is None:
             return result.log_probs, None
         return result.log_probs, result.entropy
@@ -121,6 +123,7 @@ class _LogProbs(torch.autograd.Function):
             if factor is not None:
                 return *ready.times(factor), None, None, None
         del ready
+        kept, ctx.kept = ctx.kept, None
         hidden, weight, labels, scale, lse, entropy = ctx.saved_tensors
         with torch.autocast(hidden.device.type, enabled=False):
             gradients = _gradients(
@@ -134,6 +137,7 @@ class _LogProbs(torch.autograd.Function):
                 d_entropy,
                 needs=ctx.needs_input_grad[:2],
                 chunk_bytes=ctx.plan.chunk_bytes,
+                kept=kept,
             )
         return *gradients, None, None, None
 
@@ -152,6 +156,15 @@ class _Ready:
         return tuple(None if d is None else d.mul_(factor).to(self.dtype) for d in (self.d_hidden, self.d_weight))
 
 
+@dataclass
+class _Kept:
+    """All logits, to become their own gradient."""
+
+    logits: Tensor
+    scaled: bool
+    """By 1 / temperature: fp32 logits are scaled in place, others in a copy."""
+
+
 class _Forward:
     """One forward pass over chunks of tokens."""
 
@@ -162,6 +175,7 @@ class _Forward:
         self.lse = torch.empty_like(self.log_probs)
         self.entropy = torch.empty_like(self.log_probs) if plan.with_entropy else None
         self.chunks = _even_slices(tokens, plan.chunk_bytes // (weight.shape[0] * _bytes_per_logit(weight)))
+        self.kept: _Kept | None = None
         self.expected = self.d_hidden = self.d_weight = None
         if plan.token_loss is not None and self._accumulator_is_worth_it(needs[1]):
             self.expected = torch.empty_like(self.log_probs)
@@ -203,6 +217,8 @@ class _Forward:
                 self._take_rows(logits[rows], slice(chunk.start + rows.start, chunk.start + rows.stop), work)
             if self.expected is not None:
                 self._add_gradients(logits, chunk)
+        if self.plan.learns and self.expected is None and len(self.chunks) == 1:
+            self.kept = _Kept(buffer, scaled=work.wide is None)
 
     def _take_rows(self, block: Tensor, tokens: slice, work: _Work) -> None:
         """Log-probs of some rows of logits; replaces them by dL/dlogits where the objective is known."""
@@ -248,7 +264,7 @@ class _Forward:
 
 
 def _gradients(
-    hidden, weight, labels, scale, lse, entropy, d_log_probs, d_entropy, *, needs, chunk_bytes
+    hidden, weight, labels, scale, lse, entropy, d_log_probs, d_entropy, *, needs, chunk_bytes, kept: _Kept | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """dL/dhidden and dL/dweight for any dL/dlog p and dL/dentropy, over blocks of the vocabulary.
 
@@ -260,17 +276,21 @@ def _gradients(
     d_log_probs = torch.zeros_like(lse) if d_log_probs is None else d_log_probs.to(dtype)
     column = [x if x is None else x.unsqueeze(1) for x in (scale, lse, entropy, d_log_probs, d_entropy)]
     scale, lse, entropy, d_log_probs, d_entropy = column
-    blocks = _even_slices(weight.shape[0], chunk_bytes // (max(tokens, 1) * _bytes_per_logit(weight)))
-    buffer = hidden.new_empty(tokens * blocks[0].stop)
+    if kept is None:
+        blocks = _even_slices(weight.shape[0], chunk_bytes // (max(tokens, 1) * _bytes_per_logit(weight)))
+        buffer = hidden.new_empty(tokens * blocks[0].stop)
+    else:
+        blocks, buffer = [slice(0, weight.shape[0])], kept.logits.view(-1)
     for words in blocks:
         size = words.stop - words.start
         logits = buffer[: tokens * size].view(tokens, size)
-        torch.mm(hidden, weight[words].t(), out=logits)
+        if kept is None:
+            torch.mm(hidden, weight[words].t(), out=logits)
         rows_at_a_time = _rows_in_cache(logits)
         work = _Work(logits, rows_at_a_time, dtype)
         for rows in _slices(tokens, rows_at_a_time):
             values = work.widened(logits[rows])
-            if scale is not None:
+            if scale is not None and not (kept is not None and kept.scaled):
                 values.mul_(scale[rows])
             log_probs = values.sub_(lse[rows])
             probs = torch.exp(log_probs, out=work.probs[: log_probs.shape[0]])
