@@ -51,7 +51,7 @@ python "$root/data_preprocess/arithmetic.py" --local_dir "$data" --seed "$seed" 
 
 measure() { # MODEL OUT
     python -m verl_ext.evaluation run model="$1" output_dir="$2" benchmarks="arithmetic:$data/test.parquet" \
-        engine=transformers temperature=1 n_samples=4 max_tokens=64 max_num_seqs=64 seed="$seed"
+        engine=transformers temperature=1 n_samples=4 max_tokens=64 max_num_seqs=256 seed="$seed"
 }
 
 echo "== measure the model before training"
