@@ -6,7 +6,8 @@
 - Generation (the `hf` replica's generator) against the number of samples of one prompt, whose prompt is computed once.
 - Advantages of a batch against the group size, without a model: what depends on it alone.
 - Update of one long sequence a rank, on two ranks, with sequence parallelism of 1 and 2: peak memory above the model's,
-  and the longest slice of a sequence that a rank holds.
+  and the longest slice of a sequence that a rank holds. A model whose attention heads two ranks cannot share takes part
+  in its shape with an even number of them, and random weights: memory and time do not depend on the weights.
 
 An exponent k is fitted to seconds = c * size^k by least squares in logarithms, over the medians of runs that take
 turns. 1 is proportional; attention alone grows with the square of the length, a fixed cost pulls k below 1.
@@ -18,6 +19,7 @@ import argparse
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -148,6 +150,38 @@ def measure_time(options: argparse.Namespace) -> Report:
     return report
 
 
+def model_of_even_heads(path: str, folder: Path) -> str:
+    """The model itself if two ranks can share its attention heads, otherwise one of its shape that they can.
+
+    Args:
+        path: folder of the model.
+        folder: where the other is written: one attention head less, the hidden size in proportion, key/value heads of
+            the next even number that fits.
+
+    Returns:
+        Folder of the model to train.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from verl_ext.errors import ConfigError
+    from verl_ext.model_folder import require_sequence_parallel_heads
+
+    config = AutoConfig.from_pretrained(path)
+    try:
+        require_sequence_parallel_heads(config, 2)
+    except ConfigError:
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        config.num_attention_heads = heads - heads % 2
+        config.hidden_size = config.hidden_size // heads * config.num_attention_heads
+        config.num_key_value_heads = next(
+            count for count in range(kv_heads, heads + 1) if count % 2 == 0 and config.num_attention_heads % count == 0
+        )
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(path).save_pretrained(folder)
+        return str(folder)
+    return path
+
+
 def rank(options: argparse.Namespace) -> None:
     """In each of the two ranks: an update of `length` tokens a rank; the first hands back the larger memory."""
     import torch
@@ -181,14 +215,24 @@ def rank(options: argparse.Namespace) -> None:
 
 def measure_memory(options: argparse.Namespace) -> Report:
     """Memory of a rank with and without sequence parallelism, two processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        return measure_memory_of(model_of_even_heads(options.model, Path(folder)), options)
+
+
+def measure_memory_of(model: str, options: argparse.Namespace) -> Report:
+    """The same for a model whose heads two ranks can share."""
+    from actor import model_name
+
     length = options.lengths[-1]
     report = Report(
         name="scaling_sequence_parallelism",
-        title=f"Two ranks, two sequences of {length} tokens, {Path(options.model).name}",
+        title=f"Two ranks, two sequences of {length} tokens, {model_name(options.model)}",
         options=vars(options),
     )
+    if model != options.model:
+        report.notes.append("With an even number of attention heads, that two ranks can share, and random weights.")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    arguments = [__file__, "--model", options.model, "--lengths", *map(str, options.lengths), "--rounds"]
+    arguments = [__file__, "--model", model, "--lengths", *map(str, options.lengths), "--rounds"]
     threads = str(max(1, (os.cpu_count() or 2) // 2))
     peaks = {}
     for sp_size in (1, 2):
