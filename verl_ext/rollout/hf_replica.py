@@ -37,7 +37,7 @@ class HFReplica(RolloutReplica):
                 given=self.world_size,
                 expected="a divisor of the number of ranks",
             )
-        node_id, threads_of_a_rank = await self.workers[0].__ray_call__.remote(_node_and_threads, self.gpus_per_node)
+        node_id, threads_of_a_rank, spins = await self.workers[0].__ray_call__.remote(_place, self.gpus_per_node)
         threads = self.settings.options.num_threads or threads_of_a_rank * self.world_size
         server = (
             ray.remote(HFServer)
@@ -45,7 +45,7 @@ class HFReplica(RolloutReplica):
                 name=server_name(self.replica_rank) + self.name_suffix,
                 num_cpus=0,  # shares the cores with the ranks, which wait while it works
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node_id, soft=False),
-                runtime_env={"env_vars": _thread_variables(threads)},
+                runtime_env={"env_vars": _thread_variables(threads, spins)},
                 max_concurrency=self.max_concurrency,
             )
             .remote(self.config, self.model_config, self.rollout_mode, self.replica_rank, threads)
@@ -55,13 +55,14 @@ class HFReplica(RolloutReplica):
         self.servers = [server]
 
 
-def _node_and_threads(_worker: Any, ranks_per_node: int) -> tuple[str, int]:
-    """Run by a rank: its machine, and the threads that it may use there."""
+def _place(_worker: Any, ranks_per_node: int) -> tuple[str, int, str]:
+    """Run by a rank: its machine, the threads that it may use there, and how long they spin for more work."""
     threads = os.environ.get("OMP_NUM_THREADS", "")
     share = max(1, len(os.sched_getaffinity(0)) // max(1, ranks_per_node))
-    return ray.get_runtime_context().get_node_id(), int(threads) if threads.isdigit() else share
+    spins = os.environ.get("GOMP_SPINCOUNT", "0")
+    return ray.get_runtime_context().get_node_id(), int(threads) if threads.isdigit() else share, spins
 
 
-def _thread_variables(threads: int) -> dict[str, str]:
+def _thread_variables(threads: int, spins: str) -> dict[str, str]:
     # A server that waits must leave the cores to the ranks: OpenMP's default, spinning, slows both tenfold.
-    return {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+    return {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": spins}
