@@ -2,34 +2,55 @@
 
     python examples/quickstart/report.py RUN_FOLDER
 
-reads {dft,nft}/metrics.jsonl and {before,after-dft-STEP,after-nft-STEP}/summary.json there, of the last step of each
-stage; writes summary.md and curves.png.
+reads {dft,nft}/metrics.jsonl and the evaluations in {before,after-dft-STEP,after-nft-STEP} there, of the last step of
+each stage; writes summary.md and curves.png.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from rich.console import Console
 from rich.table import Table
 
+from verl_ext.evaluation.metrics import avg_at_k, standard_error
+from verl_ext.evaluation.store import Lines, graded_file
 from verl_ext.evaluation.summary import read_summary
 
 STAGES = ("before", "DFT", "DFT + NFT")
 GREY, BLUE, GREEN = "#9aa5b1", "#1f6fb4", "#2a9d6f"
 
 
-def measured(run: Path, dft_steps: int, nft_steps: int) -> list[dict[str, Any]]:
+def measured(evaluations: list[Path]) -> list[dict[str, Any]]:
     """What the evaluation found before training and after each stage."""
-    folders = ("before", f"after-dft-{dft_steps}", f"after-nft-{nft_steps}")
-    return [read_summary(run / name)["graders"]["default"]["benchmarks"]["arithmetic"] for name in folders]
+    return [read_summary(folder)["graders"]["default"]["benchmarks"]["arithmetic"] for folder in evaluations]
+
+
+def gains(evaluations: list[Path]) -> list[tuple[float, float]]:
+    """What each stage added to the share of right answers, with its standard error.
+
+    Problem by problem, since all stages answer the same ones: how hard these are does not count as chance.
+    """
+    shares = [right_shares(graded_file(folder, "default", "arithmetic")) for folder in evaluations]
+    differences = [after - before for before, after in pairwise(shares)]
+    return [(difference.mean(), standard_error(difference)) for difference in differences]
+
+
+def right_shares(graded: Path) -> np.ndarray:
+    """Share of right answers to each problem, in the order of the problems."""
+    verdicts: dict[int, list[bool]] = {}
+    for record in Lines(graded).read():
+        verdicts.setdefault(record["problem"], []).append(record["correct"])
+    return avg_at_k([verdicts[problem] for problem in sorted(verdicts)])
 
 
 def steps(run: Path, stage: str, marker: str) -> list[dict[str, Any]]:
@@ -38,11 +59,12 @@ def steps(run: Path, stage: str, marker: str) -> list[dict[str, Any]]:
     return [entry for entry in entries if marker in entry]
 
 
-def table_rows(found: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+def table_rows(found: list[dict[str, Any]], added: list[tuple[float, float]]) -> list[tuple[str, ...]]:
     """(what, before, after DFT, after NFT)"""
     answers = found[0]["k"]
     return [
         ("answers right", *(_percent(m["avg"]) for m in found)),
+        ("added, problem by problem", "", *(f"{gain:+.1%} ± {error:.1%}" for gain, error in added)),
         (f"problems with a right one of {answers}", *(_percent(m["pass"][str(answers)]) for m in found)),
         ("answers without a box", *(f"{m['no_answer']:.1%}" for m in found)),
         ("tokens of an answer", *(f"{m['mean_tokens']:.0f}" for m in found)),
@@ -95,13 +117,15 @@ def draw(found: list[dict[str, Any]], dft: list[dict[str, Any]], nft: list[dict[
 
 def main(run: Path) -> None:
     dft, nft = steps(run, "dft", "train/loss"), steps(run, "nft", "perf/time_per_step")
-    found = measured(run, dft[-1]["step"], nft[-1]["step"])
+    stages = ("before", f"after-dft-{dft[-1]['step']}", f"after-nft-{nft[-1]['step']}")
+    evaluations = [run / stage for stage in stages]
+    found = measured(evaluations)
     header = ("", *STAGES)
     table = Table(
         *header, title=f"{len(dft)} steps of DFT, {len(nft)} of NFT, {found[0]['problems']} held-out problems"
     )
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    for row in table_rows(found):
+    for row in table_rows(found, gains(evaluations)):
         table.add_row(*row)
         lines.append(f"| {' | '.join(row)} |")
     (run / "summary.md").write_text("\n".join(lines) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -10,6 +11,7 @@ from ray.exceptions import RayActorError
 
 from tests.support.local_ray import local_ray
 from verl_ext.trainer.exits import WorkerDiedError
+from verl_ext.trainer.online import fitting
 from verl_ext.trainer.online.health import ActorWatch
 
 
@@ -57,3 +59,21 @@ def test_an_actor_that_is_not_watched_is_no_reason_to_go_on(cluster):
     error = _update_with_a_dying_server(trainer, server)
     with pytest.raises(WorkerDiedError, match="^a worker died: .*died unexpectedly"):
         ActorWatch({"trainer": trainer}).explain(error)
+
+
+@pytest.mark.slow
+def test_a_save_that_another_actors_death_broke_is_put_down_to_that_actor(cluster, monkeypatch):
+    trainer, server = _Trainer.remote(), _Server.remote()
+    monkeypatch.setattr(fitting, "waiting_groups", lambda: ([], []))
+    monkeypatch.setattr(fitting, "get_groups", lambda keys: [])
+    run = SimpleNamespace(
+        actor_rollout_wg=SimpleNamespace(save=lambda *_: ray.get(trainer.update_weights.remote(server))),
+        prompts=SimpleNamespace(position=0),
+        replay_buffer=SimpleNamespace(state=dict),
+        global_steps=3,
+        progress=None,
+    )
+    with pytest.raises(RayActorError) as raised:
+        fitting.Fitting._save_checkpoint(run)
+    with pytest.raises(WorkerDiedError, match="^rollout server 0 died: "):
+        ActorWatch({"rollout server 0": server}).explain(raised.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,31 @@ MEASURED = {
 }
 
 
+VERDICTS = {
+    "before": ((0, 0), (0, 0)),
+    "after-dft-2": ((0, 1), (0, 0)),
+    "after-nft-2": ((0, 0), (0, 0)),
+    "after-nft-3": ((1, 1), (1, 0)),
+}
+"""Of two problems with two answers each."""
+
+
+def _grade(folder: Path, verdicts: tuple[tuple[int, int], ...]) -> None:
+    lines = [
+        {"problem": problem, "sample": sample, "correct": bool(right)}
+        for problem, samples in enumerate(verdicts)
+        for sample, right in enumerate(samples)
+    ]
+    path = folder / "graded" / "default" / "arithmetic.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in reversed(lines)))  # in the order they were done
+
+
 def test_table_and_picture_of_a_run(report, tmp_path, capsys):
     for folder, values in MEASURED.items():
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "summary.json").write_text(json.dumps(_evaluation(*values)))
+        _grade(tmp_path / folder, VERDICTS[folder])
     dft = [
         {"step": step, "train/loss": 0.1, "train/cross_entropy": 1.0, "train/tokens": 100, "perf/seconds_per_step": 2.0}
         for step in (1, 2)
@@ -65,3 +87,5 @@ def test_table_and_picture_of_a_run(report, tmp_path, capsys):
     assert "2 steps of DFT, 3 of NFT, 128 held-out problems" in printed
     assert "DFT: 4 s, 50 tokens per second" in printed and "NFT: 90 s" in printed
     assert "global_step_3" in printed
+    # NFT added half to either problem: no doubt about it; DFT to one of them
+    assert re.search(r"\| added, problem by problem \|  \| \+25\.0% ± 17\.\d% \| \+50\.0% ± 0\.0% \|", table)

@@ -186,6 +186,8 @@ class Fitting:
         try:
             path = self.actor_rollout_wg.save(self.global_steps, self.progress, files)[0]
         except RayTaskError as error:
+            if isinstance(error.cause, RayActorError):  # not the disk: another process died meanwhile
+                raise error.cause from error
             raise WorkerDiedError(
                 f"cannot save step {self.global_steps} in {self.config.trainer.default_local_dir}: "
                 f"{' '.join(str(error.cause).split())[:300]}"
