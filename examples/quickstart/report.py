@@ -64,7 +64,7 @@ def table_rows(found: list[dict[str, Any]], added: list[tuple[float, float]]) ->
     answers = found[0]["k"]
     return [
         ("answers right", *(_percent(m["avg"]) for m in found)),
-        ("added, problem by problem", "", *(f"{gain:+.1%} ± {error:.1%}" for gain, error in added)),
+        ("added, problem by problem", "", *(f"{100 * gain:+.1f} ± {100 * error:.1f} points" for gain, error in added)),
         (f"problems with a right one of {answers}", *(_percent(m["pass"][str(answers)]) for m in found)),
         ("answers without a box", *(f"{m['no_answer']:.1%}" for m in found)),
         ("tokens of an answer", *(f"{m['mean_tokens']:.0f}" for m in found)),
@@ -97,12 +97,13 @@ def draw(found: list[dict[str, Any]], dft: list[dict[str, Any]], nft: list[dict[
     rated = [entry for entry in nft if "nft/correct_rate_p50" in entry]
     x = [entry["step"] for entry in rated]
     low, middle, high = ([100 * entry[f"nft/correct_rate_p{p}"] for entry in rated] for p in (10, 50, 90))
-    answers.plot(x, middle, color=GREY, label="correct rate $r_q$ of the groups\nlearned from (10, 50, 90 %)")
+    answers.plot(x, middle, color=GREY, label="$r_q$ of the groups learned from\n(10, 50, 90 %)")
     answers.fill_between(x, low, high, color=GREY, alpha=0.25, linewidth=0)
     answers.set(title="NFT: the model's own answers", xlabel="step", ylim=(0, 100))
     answers.yaxis.set_major_formatter("{x:.0f}%")
     answers.xaxis.get_major_locator().set_params(integer=True)
-    answers.legend(frameon=False, fontsize=8)
+    # below: the curves may run anywhere
+    answers.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     heights = [100 * m["avg"]["value"] for m in found]
     errors = [100 * m["avg"]["standard_error"] for m in found]
     bars = accuracy.bar(STAGES, heights, yerr=errors, capsize=4, color=[GREY, BLUE, GREEN], width=0.6)

@@ -88,4 +88,4 @@ def test_table_and_picture_of_a_run(report, tmp_path, capsys):
     assert "DFT: 4 s, 50 tokens per second" in printed and "NFT: 90 s" in printed
     assert "global_step_3" in printed
     # NFT added half to either problem: no doubt about it; DFT to one of them
-    assert re.search(r"\| added, problem by problem \|  \| \+25\.0% ± 17\.\d% \| \+50\.0% ± 0\.0% \|", table)
+    assert re.search(r"\| added, problem by problem \|  \| \+25\.0 ± 17\.\d points \| \+50\.0 ± 0\.0 points \|", table)
