@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 from ray.exceptions import RayActorError
+from verl.trainer.ppo.v1 import replay_buffer  # noqa: F401  registers the modes, which import what is tested here
 
 from tests.support.local_ray import local_ray
 from verl_ext.trainer.exits import WorkerDiedError
