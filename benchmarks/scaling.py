@@ -5,9 +5,9 @@
 - Actor update (NFT, verl's worker, this process) against sequence length, batch size in prompts, and group size.
 - Generation (the `hf` replica's generator) against the number of samples of one prompt, whose prompt is computed once.
 - Advantages of a batch against the group size, without a model: what depends on it alone.
-- Update of two long sequences, one at a time, on two ranks, with sequence parallelism of 1 and 2: peak memory above the model's,
-  and the longest slice of a sequence that a rank holds. A model whose attention heads two ranks cannot share takes part
-  in its shape with an even number of them, and random weights: memory and time do not depend on the weights.
+- Update of long sequences, one at a time, on two ranks, with sequence parallelism of 1 and 2: peak memory above the
+  model's, and the longest slice of a sequence that a rank holds. A model whose attention heads two ranks cannot share
+  takes part in its shape with an even number of them, and random weights: memory and time do not depend on the weights.
 
 An exponent k is fitted to seconds = c * size^k by least squares in logarithms, over the medians of runs that take
 turns. 1 is proportional; attention alone grows with the square of the length, a fixed cost pulls k below 1.
@@ -183,7 +183,7 @@ def model_of_even_heads(path: str, folder: Path) -> str:
 
 
 def rank(options: argparse.Namespace) -> None:
-    """In each of the two ranks: an update of `length` tokens a rank; the first hands back the larger memory."""
+    """In each of the two ranks: an update of two sequences in turn; the first hands back the larger memory."""
     import torch
     import torch.distributed as dist
     from actor import Actor, Answers, actor_config, graded_batch
@@ -236,6 +236,7 @@ def measure_memory_of(model: str, options: argparse.Namespace) -> Report:
     threads = str(max(1, (os.cpu_count() or 2) // 2))
     peaks = {}
     for sp_size in (1, 2):
+        sequences = 2 * (2 // sp_size)  # two of each group of ranks that share one
         command = [*torchrun, *arguments, str(options.rounds), "--sequence-parallel", str(sp_size)]
         runs = in_process(command, env={"OMP_NUM_THREADS": threads}, timeout=3600)
         found = medians(runs)
@@ -245,7 +246,7 @@ def measure_memory_of(model: str, options: argparse.Namespace) -> Report:
                 "sequence parallelism": sp_size,
                 "tokens of a sequence on a rank": length // sp_size,
                 "extra MiB of a rank": megabytes(found["extra_bytes"]),
-                "seconds a sequence": found["seconds"] / (2 * 2 // sp_size),
+                "seconds a sequence": found["seconds"] / sequences,
             },
             runs,
         )

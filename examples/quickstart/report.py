@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -23,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from verl_ext.evaluation.metrics import avg_at_k, standard_error
-from verl_ext.evaluation.store import Lines, graded_file
-from verl_ext.evaluation.summary import read_summary
+from verl_ext.evaluation.run_identity import Run
+from verl_ext.evaluation.summary import read_graded, read_summary
 
 STAGES = ("before", "DFT", "DFT + NFT")
 GREY, BLUE, GREEN = "#9aa5b1", "#1f6fb4", "#2a9d6f"
@@ -40,17 +39,10 @@ def gains(evaluations: list[Path]) -> list[tuple[float, float]]:
 
     Problem by problem, since all stages answer the same ones: how hard these are does not count as chance.
     """
-    shares = [right_shares(graded_file(folder, "default", "arithmetic")) for folder in evaluations]
+    graded = [read_graded(folder, "default", "arithmetic", Run.read(folder)) for folder in evaluations]
+    shares = [avg_at_k([[verdict["correct"] for verdict in samples] for samples in problems]) for problems in graded]
     differences = [after - before for before, after in pairwise(shares)]
     return [(difference.mean(), standard_error(difference)) for difference in differences]
-
-
-def right_shares(graded: Path) -> np.ndarray:
-    """Share of right answers to each problem, in the order of the problems."""
-    verdicts: dict[int, list[bool]] = {}
-    for record in Lines(graded).read():
-        verdicts.setdefault(record["problem"], []).append(record["correct"])
-    return avg_at_k([verdicts[problem] for problem in sorted(verdicts)])
 
 
 def steps(run: Path, stage: str, marker: str) -> list[dict[str, Any]]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from verl_ext.evaluation.run_identity import Run
+
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "quickstart" / "report.py"
 
 
@@ -50,14 +52,16 @@ VERDICTS = {
 
 
 def _grade(folder: Path, verdicts: tuple[tuple[int, int], ...]) -> None:
+    texts = {"question": "1 + 1?", "prompt": "1 + 1?", "response": "2"}
     lines = [
-        {"problem": problem, "sample": sample, "correct": bool(right)}
+        {"problem": problem, "sample": sample, "correct": bool(right), **texts}
         for problem, samples in enumerate(verdicts)
         for sample, right in enumerate(samples)
     ]
     path = folder / "graded" / "default" / "arithmetic.jsonl"
     path.parent.mkdir(parents=True)
     path.write_text("".join(json.dumps(line) + "\n" for line in reversed(lines)))  # in the order they were done
+    Run(identity={}, benchmarks={"arithmetic": {"problems": 2, "n_samples": 2}}, settings={}).write(folder)
 
 
 def test_table_and_picture_of_a_run(report, tmp_path, capsys):
