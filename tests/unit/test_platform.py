@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from verl.plugin.platform import PlatformRegistry
 from verl.plugin.platform.platform_manager import _detect_platform_name
 
 from verl_ext.platform import cpu, cpu_device
+from verl_ext.platform.cpu_memory import KERNEL_VARIABLES
 
 
 @pytest.fixture
@@ -86,6 +88,27 @@ def test_small_blocks_of_the_heap_go_back_when_it_is_trimmed():
     ).stdout.split()
     assert int(before) < 10 * 2**19
     assert int(after) > 180 * 2**19
+
+
+def test_compiled_kernels_do_not_pile_up():
+    """Products of 192 different shapes in bf16, whose kernels are bounded in one of two processes."""
+    code = (
+        "import psutil, torch; from verl_ext.platform.cpu_memory import keep_few_kernels;"
+        "{}; weight = torch.ones(576, 576, dtype=torch.bfloat16);"
+        "product = lambda n: torch.nn.functional.linear(torch.ones(n, 576, dtype=torch.bfloat16), weight);"
+        "rss = lambda: psutil.Process().memory_info().rss; product(193); before = rss();"
+        "[product(n) for n in range(1, 193)]; print(rss() - before)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in KERNEL_VARIABLES}
+
+    def grown(first: str) -> int:
+        command = [sys.executable, "-c", code.format(first)]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
+
+    unbounded = grown("pass")
+    if unbounded < 2**25:
+        pytest.skip("this processor computes products in bf16 without compiled kernels")
+    assert grown("keep_few_kernels()") < 0.6 * unbounded
 
 
 def test_random_state_round_trips():

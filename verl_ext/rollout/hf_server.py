@@ -13,7 +13,7 @@ from verl.workers.config import HFModelConfig
 from verl.workers.rollout.replica import RolloutMode, TokenOutput
 
 from verl_ext.errors import ConfigError
-from verl_ext.platform.cpu_memory import return_freed_memory, trim_heap
+from verl_ext.platform.cpu_memory import keep_memory_small, trim_heap
 from verl_ext.rollout.generation_loop import GenerationFailedError, GenerationLoop
 from verl_ext.rollout.hf_model import build_generator, build_model
 from verl_ext.rollout.settings import HFSettings
@@ -44,7 +44,7 @@ class HFServer:
     def __init__(
         self, config: Any, model_config: Any, rollout_mode: RolloutMode, replica_rank: int, threads: int
     ) -> None:
-        return_freed_memory()
+        keep_memory_small()
         self.config = omega_conf_to_dataclass(config)
         self.model_config = omega_conf_to_dataclass(model_config, dataclass_type=HFModelConfig)
         self.settings = HFSettings(self.config, self.model_config)

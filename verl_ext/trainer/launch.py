@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from verl_ext.data.sft_dataset import SFTDataConfig, SFTDataset
 from verl_ext.errors import UserError
 from verl_ext.model_folder import read_hf_config, require_sequence_parallel_heads
-from verl_ext.platform.cpu_memory import return_freed_memory
+from verl_ext.platform.cpu_memory import keep_memory_small
 from verl_ext.trainer.quiet import quiet_libraries
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
@@ -134,7 +134,7 @@ def join_ranks(device: str) -> Iterator[None]:
             port = probe.getsockname()[1]
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     if device == "cpu":
-        return_freed_memory()
+        keep_memory_small()
         # verl would ask for "cpu:gloo,cpu:gloo", which torch refuses (utils/distributed.py, verl 0.9.1).
         dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)
     else:

@@ -14,6 +14,7 @@ from verl_ext.errors import UserError
 from verl_ext.evaluation.config import EvaluationConfig
 from verl_ext.evaluation.engines import Completion, Request, cut_at_stop
 from verl_ext.evaluation.prompts import PromptBuilder
+from verl_ext.platform.cpu_memory import keep_memory_small
 from verl_ext.rollout.generator import Generator
 from verl_ext.rollout.sampling import Generation
 
@@ -32,6 +33,8 @@ class TransformersEngine:
 
     def __init__(self, config: EvaluationConfig, model_path: str, builder: PromptBuilder) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cpu":
+            keep_memory_small()
         try:
             self._model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
                 model_path,

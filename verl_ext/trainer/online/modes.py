@@ -36,6 +36,7 @@ from verl_ext.trainer.online import algorithm
 from verl_ext.trainer.online.fitting import Fitting
 from verl_ext.trainer.online.groups import AsyncGroupBuffer, GroupBuffer, SamplingOptions
 from verl_ext.trainer.online.prompts import EvaluationBatches, PromptStream
+from verl_ext.trainer.online.step_metrics import accuracy_before_sampling, shares_at_limit
 from verl_ext.trainer.online.workers import DetachedOnlineWorker, OnlineWorker
 
 MODES = {"nft": "sync", "nft_colocate_async": "colocate_async", "nft_separate_async": "separate_async"}
@@ -118,7 +119,7 @@ class _OnlineTrainer(Fitting, PPOTrainer):
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         metrics.update(self._grading_metrics(batch))
-        metrics.update(_accuracy_before_sampling(metrics))
+        metrics.update(accuracy_before_sampling(metrics))
         if self.config.algorithm.adv_estimator != algorithm.NAME:
             return super()._compute_advantage(batch, metrics)
         with self._correctness_as_reward(batch):
@@ -201,6 +202,11 @@ class _OnlineTrainer(Fitting, PPOTrainer):
         metrics.update(algorithm.read_statistics(metrics))
         return batch
 
+    def _compute_metrics(self, batch: KVBatchMeta, metrics: dict[str, Any], *arguments: Any, **named: Any) -> None:
+        super()._compute_metrics(batch, metrics, *arguments, **named)
+        data = self.config.data
+        metrics.update(shares_at_limit(batch.tags, data.max_prompt_length, data.max_response_length))
+
     def watched_actors(self) -> dict[str, ActorHandle]:
         """The processes without which a step would never end, by the name a user knows them by."""
         servers = [handle for manager in self._rollout_server_managers() for handle in manager.server_handles]
@@ -231,16 +237,3 @@ class NFTTrainerSeparateAsync(_OnlineTrainer, PPOTrainerSeparateAsync):
     """Generation on devices of its own, beside training."""
 
     worker_class = DetachedOnlineWorker
-
-
-def _accuracy_before_sampling(metrics: dict[str, Any]) -> dict[str, float]:
-    """Share of right answers among all that a step generated, the dropped groups included.
-
-    The groups that were kept are taken to be as good as those that the step trains on.
-    """
-    generated = metrics.get("sampling/generated_groups", 0.0) - metrics.get("sampling/dropped_failed", 0.0)
-    if not generated or "reward/acc" not in metrics:
-        return {}
-    right = metrics.get("sampling/dropped_all_right", 0.0)
-    mixed = generated - right - metrics.get("sampling/dropped_all_wrong", 0.0)
-    return {"sampling/accuracy": (right + metrics["reward/acc"] * mixed) / generated}

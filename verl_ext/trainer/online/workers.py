@@ -13,7 +13,7 @@ from verl.utils.device import get_device_name
 from verl.workers.config import TrainingWorkerConfig
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
-from verl_ext.platform.cpu_memory import return_freed_memory
+from verl_ext.platform.cpu_memory import keep_memory_small
 from verl_ext.trainer.checkpointing import Checkpoints, Progress, RunState
 from verl_ext.trainer.quiet import quiet_libraries
 
@@ -27,7 +27,7 @@ class OnlineTrainingWorker(TrainingWorker):
     def __init__(self, config: TrainingWorkerConfig) -> None:
         quiet_libraries()
         if get_device_name() == "cpu":
-            return_freed_memory()
+            keep_memory_small()
             if not dist.is_initialized():
                 # verl would ask for "cpu:gloo,cpu:gloo", which torch refuses (utils/distributed.py:89, verl 0.9.1).
                 dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)
