@@ -30,7 +30,7 @@ KERNEL_VARIABLES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 
 
 def keep_memory_small() -> None:
-    """Both of the below: for a process that trains or generates, before it does."""
+    """`return_freed_memory` and `keep_few_kernels`, for a process that is about to train or generate."""
     return_freed_memory()
     keep_few_kernels()
 
