@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from tests.support.launch import finish, kill, wait_until
-from tests.support.online import answers, logged, prepare, ray_folder, start, validations
+from tests.support.online import RESPONSE_LENGTH, answers, logged, prepare, ray_folder, start, validations
 
 STEPS = 20
 
@@ -59,6 +59,15 @@ def test_a_step_says_what_it_did(whole_run):
     assert metrics["nft/ratio_p50"] == pytest.approx(1.0, abs=1e-6)
     assert any((run / "tensorboard").iterdir())
     assert "step 20: acc" in output and "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_answers_count_as_cut_where_they_fill_their_length(whole_run):
+    steps = logged(whole_run[0]).values()
+    assert any(
+        m["response_length/max"] < RESPONSE_LENGTH for m in steps
+    )  # where verl's own would say that some are cut
+    assert all((m["response_length/clip_ratio"] > 0) == (m["response_length/max"] == RESPONSE_LENGTH) for m in steps)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from tests.support.launch import finish
 from tests.support.parity import save_guesser, write_problems
 
 TRAINER = "verl_ext.trainer.fsdp_nft_trainer"
+RESPONSE_LENGTH = 12
 
 
 def prepare(folder: Path, heads: int = 4) -> list[str]:
@@ -32,7 +33,7 @@ def prepare(folder: Path, heads: int = 4) -> list[str]:
         "data.train_batch_size=8",
         "data.gen_batch_size=16",
         "data.max_prompt_length=32",
-        "data.max_response_length=12",
+        f"data.max_response_length={RESPONSE_LENGTH}",
         "actor_rollout_ref.actor.ppo_mini_batch_size=8",
         "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=4096",
         "actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=fp32",

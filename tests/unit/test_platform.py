@@ -12,7 +12,7 @@ from verl.plugin.platform import PlatformRegistry
 from verl.plugin.platform.platform_manager import _detect_platform_name
 
 from verl_ext.platform import cpu, cpu_device
-from verl_ext.platform.cpu_memory import KERNEL_VARIABLES
+from verl_ext.platform.cpu_memory import KERNEL_VARIABLES, keep_few_kernels
 
 
 @pytest.fixture
@@ -109,6 +109,13 @@ def test_compiled_kernels_do_not_pile_up():
     if unbounded < 2**25:
         pytest.skip("this processor computes products in bf16 without compiled kernels")
     assert grown("cpu_memory.KERNELS = 32; cpu_memory.keep_few_kernels()") < 0.6 * unbounded
+
+
+def test_a_bound_that_the_user_has_set_stays(monkeypatch):
+    for variable in KERNEL_VARIABLES:
+        monkeypatch.setenv(variable, "7")
+    keep_few_kernels()
+    assert [os.environ[variable] for variable in KERNEL_VARIABLES] == ["7", "7"]
 
 
 def test_random_state_round_trips():

@@ -24,7 +24,7 @@ THRESHOLD_BYTES = 1 << 20
 OVERRIDE_VARIABLE = "MALLOC_MMAP_THRESHOLD_"
 KERNELS = 256
 """Enough for a training step and for generating with up to 32 sequences at a time, whose steps have the same shapes
-again and again: 64 would do for training, and slow that generation by a tenth."""
+again and again. 64 would do for training; such generation would compile its kernels anew every step."""
 KERNEL_VARIABLES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 """Of oneDNN, and of ideep between it and torch; each is read at the first product."""
 

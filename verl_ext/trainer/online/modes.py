@@ -204,8 +204,8 @@ class _OnlineTrainer(Fitting, PPOTrainer):
 
     def _compute_metrics(self, batch: KVBatchMeta, metrics: dict[str, Any], *arguments: Any, **named: Any) -> None:
         super()._compute_metrics(batch, metrics, *arguments, **named)
-        data = self.config.data
-        metrics.update(shares_at_limit(batch.tags, data.max_prompt_length, data.max_response_length))
+        rollout = self.config.actor_rollout_ref.rollout
+        metrics.update(shares_at_limit(batch.tags, rollout.prompt_length, rollout.response_length))
 
     def watched_actors(self) -> dict[str, ActorHandle]:
         """The processes without which a step would never end, by the name a user knows them by."""
