@@ -16,12 +16,12 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.utils.losses import ppo_loss
 
 from verl_ext.objectives.nft_advantage import encode_advantage
-from verl_ext.trainer.launch import choose_device
-from verl_ext.trainer.nft_vocabulary import NFT_VOCABULARY
 from verl_ext.trainer.online.checks import check_config, check_device
-from verl_ext.trainer.online.completion import complete_config
-from verl_ext.trainer.overrides import compose_config
-from verl_ext.trainer.quiet import prints_to_debug_log
+from verl_ext.trainer.online.defaults import complete_config
+from verl_ext.trainer.online.vocabulary import NFT_VOCABULARY
+from verl_ext.trainer.run.command_line import compose_config
+from verl_ext.trainer.run.launch import choose_device
+from verl_ext.trainer.run.quiet import prints_to_debug_log
 
 LONGEST = 1 << 15
 UNREAD = "unread.parquet"
@@ -87,7 +87,7 @@ def actor_config(model: str, objective: str, device: str | None = None, *overrid
 
 
 class Actor:
-    """verl's actor worker. Call within `verl_ext.trainer.launch.join_ranks`.
+    """verl's actor worker. Call within `verl_ext.trainer.run.launch.join_ranks`.
 
     Args:
         config: of `actor_config`.

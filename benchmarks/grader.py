@@ -23,7 +23,7 @@ from pathlib import Path
 
 from harness import Measures, Report, alternate, medians
 
-from verl_ext.reward.grader import gold_answer, prepare
+from verl_ext.reward.grading import gold_answer, prepare
 from verl_ext.reward.pool import GraderPool
 from verl_ext.reward.sources import rule_for
 

@@ -122,11 +122,11 @@ def build(folder: Path, case: Case) -> list[str]:
 
 def train(arguments: list[str], *, steps: int) -> tuple[int, int]:
     """Take some steps; returns the resident bytes before the trainer was built, and the most during the last step."""
-    from verl_ext.trainer.checkpointing import RunState
-    from verl_ext.trainer.dft_trainer import DFTTrainer
-    from verl_ext.trainer.interruption import Interruption
-    from verl_ext.trainer.launch import choose_device, complete_config, load_datasets
-    from verl_ext.trainer.overrides import compose_config
+    from verl_ext.trainer.run.checkpoints import RunState
+    from verl_ext.trainer.run.command_line import compose_config
+    from verl_ext.trainer.run.interruption import Interruption
+    from verl_ext.trainer.run.launch import choose_device, complete_config, load_datasets
+    from verl_ext.trainer.supervised.dft import DFTTrainer
 
     config = compose_config("dft_trainer", arguments)
     complete_config(config, choose_device(config))
@@ -152,8 +152,8 @@ def measure(case: Case) -> dict:
     from verl_ext.doctor.memory import training_memory
     from verl_ext.doctor.model_shape import find_model
     from verl_ext.doctor.plan import training_plan
-    from verl_ext.trainer.launch import choose_device, join_ranks
-    from verl_ext.trainer.overrides import compose_config
+    from verl_ext.trainer.run.command_line import compose_config
+    from verl_ext.trainer.run.launch import choose_device, join_ranks
 
     tiny = Case(
         name="tiny", hidden=64, layers=1, inner=128, heads=4, kv_heads=2, vocab=320, max_length=64, micro=1,

@@ -42,7 +42,7 @@ def measure_update(options: argparse.Namespace) -> Report:
     """NFT's update against GRPO's in turns."""
     from actor import Actor, Answers, actor_config, graded_batch, mixed_lengths, model_name
 
-    from verl_ext.trainer.launch import join_ranks
+    from verl_ext.trainer.run.launch import join_ranks
 
     count = options.prompts * options.group_size
     lengths = mixed_lengths(count, options.shortest, options.longest)

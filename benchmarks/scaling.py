@@ -128,8 +128,8 @@ def measure_time(options: argparse.Namespace) -> Report:
     """Exponents of everything that runs in this process."""
     from actor import model_name
 
-    from verl_ext.trainer.launch import choose_device, join_ranks
-    from verl_ext.trainer.overrides import compose_config
+    from verl_ext.trainer.run.command_line import compose_config
+    from verl_ext.trainer.run.launch import choose_device, join_ranks
 
     report = Report(
         name="scaling",
@@ -188,7 +188,7 @@ def rank(options: argparse.Namespace) -> None:
     import torch.distributed as dist
     from actor import Actor, Answers, actor_config, graded_batch
 
-    from verl_ext.trainer.launch import join_ranks
+    from verl_ext.trainer.run.launch import join_ranks
 
     sp_size = options.sequence_parallel
     key = "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size"

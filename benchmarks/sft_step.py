@@ -55,7 +55,8 @@ def write_rows(path: Path, count: int, seed: int, longest: int) -> None:
 
 def compose(options: argparse.Namespace) -> Any:
     """The configuration of the trainer of this package."""
-    from verl_ext.trainer.overrides import compose_config
+    from verl_ext.trainer.run.command_line import compose_config
+    from verl_ext.trainer.supervised.vocabulary import DFT_VOCABULARY
 
     return compose_config(
         "dft_trainer",
@@ -73,18 +74,19 @@ def compose(options: argparse.Namespace) -> Any:
             f"trainer.default_local_dir={options.data.parent / 'ours'}",
             "trainer.resume_mode=disable",
         ],
+        DFT_VOCABULARY,
     )
 
 
 def run_ours(options: argparse.Namespace) -> list[Measures]:
-    from verl_ext.trainer.launch import choose_device, complete_config, join_ranks, load_datasets
+    from verl_ext.trainer.run.launch import choose_device, complete_config, join_ranks, load_datasets
 
     config = compose(options)
     device = choose_device(config)
     with join_ranks(device):
         complete_config(config, device)
-        from verl_ext.trainer.dft_trainer import DFTTrainer
-        from verl_ext.trainer.interruption import Interruption
+        from verl_ext.trainer.run.interruption import Interruption
+        from verl_ext.trainer.supervised.dft import DFTTrainer
 
         dataset, _ = load_datasets(config)
         trainer = DFTTrainer(config, dataset, None, None, None, Interruption())
@@ -105,7 +107,7 @@ def run_trl(options: argparse.Namespace) -> list[Measures]:
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from verl_ext.trainer.launch import load_datasets
+    from verl_ext.trainer.run.launch import load_datasets
 
     on_cpu = not torch.cuda.is_available()
     device = "cpu" if on_cpu else "cuda"

@@ -25,9 +25,9 @@ from reasoning_gym.arithmetic.chain_sum import ChainSumConfig, ChainSumDataset
 from reasoning_gym.dataset import ProceduralDataset
 
 from verl_ext.cli import user_errors_exit
-from verl_ext.data.prepare.command import Arguments, prepare, whole_number
-from verl_ext.data.prepare.report import SplitReport
 from verl_ext.data.prepare.rows import make_row
+from verl_ext.data.prepare.script import Arguments, prepare, whole_number
+from verl_ext.data.prepare.split_report import SplitReport
 from verl_ext.errors import DataError
 
 _OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*"}

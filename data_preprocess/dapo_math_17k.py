@@ -18,12 +18,12 @@ from typing import Any
 
 from verl_ext.cli import user_errors_exit
 from verl_ext.data.instructions import INSTRUCTIONS
-from verl_ext.data.prepare.command import Arguments, prepare
 from verl_ext.data.prepare.local_files import Columns
 from verl_ext.data.prepare.repeats import first_of_each
-from verl_ext.data.prepare.report import SplitReport, usable
 from verl_ext.data.prepare.rows import BadRow, make_row
+from verl_ext.data.prepare.script import Arguments, prepare
 from verl_ext.data.prepare.sources import SourceRow, as_text, read_source
+from verl_ext.data.prepare.split_report import SplitReport, usable
 from verl_ext.errors import UserError
 
 HUB_ID = "BytedTsinghua-SIA/DAPO-Math-17k"

@@ -16,12 +16,12 @@ from typing import Any
 
 from verl_ext.cli import user_errors_exit
 from verl_ext.data.instructions import INSTRUCTIONS
-from verl_ext.data.prepare.command import Arguments, prepare, subset_of
 from verl_ext.data.prepare.local_files import Columns
 from verl_ext.data.prepare.repeats import first_of_each
-from verl_ext.data.prepare.report import SplitReport, usable
 from verl_ext.data.prepare.rows import BadRow, make_row
+from verl_ext.data.prepare.script import Arguments, prepare, subset_of
 from verl_ext.data.prepare.sources import SourceRow, as_text, read_source
+from verl_ext.data.prepare.split_report import SplitReport, usable
 
 HUB_ID = "open-r1/OpenR1-Math-220k"
 COLUMNS = Columns(

@@ -41,6 +41,11 @@ class DataError(UserError):
     """A file, column or row that cannot be read as training or evaluation data."""
 
 
+def first_line(error: Exception) -> str:
+    """Why a library failed, short enough for an error of one line: some write a page."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The entry of `known` that `name` was probably meant to be, or None."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

@@ -21,9 +21,9 @@ import matplotlib.pyplot as plt
 from rich.console import Console
 from rich.table import Table
 
-from verl_ext.evaluation.metrics import avg_at_k, standard_error
 from verl_ext.evaluation.run_identity import Run
 from verl_ext.evaluation.summary import read_graded, read_summary
+from verl_ext.reward.accuracy import avg_at_k, standard_error
 
 STAGES = ("before", "DFT", "DFT + NFT")
 GREY, BLUE, GREEN = "#9aa5b1", "#1f6fb4", "#2a9d6f"

@@ -66,11 +66,11 @@ nft) learn=(learn_right_and_wrong_answers) ;;
     ;;
 esac
 
-run python -m verl_ext.data.graded_samples select "$DATA/numina_cot/train.parquet" "$sampled/problems.parquet"
+run python -m verl_ext.evaluation.graded_samples select "$DATA/numina_cot/train.parquet" "$sampled/problems.parquet"
 run python -m verl_ext.evaluation generate model="$model" output_dir="$sampled" engine="${ENGINE:-vllm}" \
     benchmarks="numina_cot:$sampled/problems.parquet" prompt_type=chat \
     n_samples=4 temperature=1.0 top_p=1.0 max_tokens="${MAX_TOKENS:-2048}" fit_context=true seed=0
 run python -m verl_ext.evaluation score output_dir="$sampled"
-run python -m verl_ext.data.graded_samples collect \
+run python -m verl_ext.evaluation.graded_samples collect \
     "$sampled/problems.parquet" "$sampled/graded/default/numina_cot.jsonl" "$sampled"
 "${learn[@]}" "$@"

@@ -20,10 +20,11 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
 from verl_ext.engine import loss_head
-from verl_ext.trainer.dft_checks import check_config
-from verl_ext.trainer.launch import choose_device, complete_config, join_ranks, load_datasets
-from verl_ext.trainer.overrides import compose_config
-from verl_ext.trainer.supervised_checks import check_device
+from verl_ext.trainer.run.command_line import compose_config
+from verl_ext.trainer.run.launch import choose_device, complete_config, join_ranks, load_datasets
+from verl_ext.trainer.supervised.checks import check_device
+from verl_ext.trainer.supervised.dft_checks import check_config
+from verl_ext.trainer.supervised.vocabulary import DFT_VOCABULARY
 
 BATCH = 8
 
@@ -44,6 +45,7 @@ def compose(workspace: Path, model: str, overrides: list[str]):
             "trainer.resume_mode=disable",
             *overrides,
         ],
+        DFT_VOCABULARY,
     )
 
 
@@ -72,8 +74,8 @@ def full(tensor: torch.Tensor) -> torch.Tensor:
 
 def engine_result(config, train_dataset):
     """Loss and gradients of one step of the trainer, before the update."""
-    from verl_ext.trainer.dft_trainer import DFTTrainer
-    from verl_ext.trainer.interruption import Interruption
+    from verl_ext.trainer.run.interruption import Interruption
+    from verl_ext.trainer.supervised.dft import DFTTrainer
 
     trainer = DFTTrainer(config, train_dataset, None, None, None, Interruption())
     rows = [train_dataset[row] for row in trainer.train_dataloader.local_rows(0)]

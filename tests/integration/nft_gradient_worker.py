@@ -25,15 +25,16 @@ from transformers import AutoModelForCausalLM
 from verl.utils import tensordict_utils as tu
 
 from tests.support.actor_batch import actor_batch, grpo_advantages, grpo_loss, nft_loss
-from verl_ext.trainer.checkpointing import RunState
-from verl_ext.trainer.interruption import Interruption
-from verl_ext.trainer.launch import choose_device, complete_config, join_ranks
-from verl_ext.trainer.nft_offline import load_datasets
-from verl_ext.trainer.nft_offline_checks import check_config
-from verl_ext.trainer.nft_offline_trainer import NFTOfflineTrainer
-from verl_ext.trainer.overrides import compose_config
-from verl_ext.trainer.run_log import RunLog
-from verl_ext.trainer.supervised_checks import check_device
+from verl_ext.trainer.run.checkpoints import RunState
+from verl_ext.trainer.run.command_line import compose_config
+from verl_ext.trainer.run.interruption import Interruption
+from verl_ext.trainer.run.launch import choose_device, complete_config, join_ranks
+from verl_ext.trainer.run.log import RunLog
+from verl_ext.trainer.supervised.checks import check_device
+from verl_ext.trainer.supervised.nft import NFTOfflineTrainer
+from verl_ext.trainer.supervised.nft_checks import check_config
+from verl_ext.trainer.supervised.nft_run import load_datasets
+from verl_ext.trainer.supervised.vocabulary import NFT_OFFLINE_VOCABULARY
 
 ON_POLICY = [{"prompt_weight": weight} for weight in ("grpo", "dr_grpo")]
 OFF_POLICY = [
@@ -61,6 +62,7 @@ def compose(workspace: Path, data: str, options: dict):
             "trainer.resume_mode=disable",
             *(f"{key}={value}" for key, value in options.items()),
         ],
+        NFT_OFFLINE_VOCABULARY,
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.evaluation import arguments, command, write_problems, write_run
 from tests.support.tiny_model import save_tiny_model
-from verl_ext.evaluation.command import main
+from verl_ext.evaluation.__main__ import main
 from verl_ext.evaluation.store import samples_file
 from verl_ext.evaluation.summary import read_summary
 from verl_ext.run_folder import LOCK_FILE

@@ -20,10 +20,10 @@ from verl.trainer.ppo.reward import load_reward_manager
 
 from tests.support.local_ray import local_ray
 from verl_ext.errors import ConfigError
-from verl_ext.reward.actor import NodeGraders
-from verl_ext.reward.grader import prepare
+from verl_ext.reward.grading import prepare
 from verl_ext.reward.manager import NAME, MathVerifyPoolRewardManager
 from verl_ext.reward.metrics import grade_metrics
+from verl_ext.reward.node_graders import NodeGraders
 from verl_ext.reward.options import RewardOptions
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

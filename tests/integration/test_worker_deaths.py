@@ -11,9 +11,9 @@ from ray.exceptions import RayActorError
 from verl.trainer.ppo.v1 import replay_buffer  # noqa: F401  registers the modes, which import what is tested here
 
 from tests.support.local_ray import local_ray
-from verl_ext.trainer.exits import WorkerDiedError
-from verl_ext.trainer.online import fitting
+from verl_ext.trainer.online import loop
 from verl_ext.trainer.online.health import ActorWatch
+from verl_ext.trainer.run.exits import WorkerDiedError
 
 
 @ray.remote
@@ -65,8 +65,8 @@ def test_an_actor_that_is_not_watched_is_no_reason_to_go_on(cluster):
 @pytest.mark.slow
 def test_a_save_that_another_actors_death_broke_is_put_down_to_that_actor(cluster, monkeypatch):
     trainer, server = _Trainer.remote(), _Server.remote()
-    monkeypatch.setattr(fitting, "waiting_groups", lambda: ([], []))
-    monkeypatch.setattr(fitting, "get_groups", lambda keys: [])
+    monkeypatch.setattr(loop, "waiting_groups", lambda: ([], []))
+    monkeypatch.setattr(loop, "get_groups", lambda keys: [])
     run = SimpleNamespace(
         actor_rollout_wg=SimpleNamespace(save=lambda *_: ray.get(trainer.update_weights.remote(server))),
         prompts=SimpleNamespace(position=0),
@@ -75,6 +75,6 @@ def test_a_save_that_another_actors_death_broke_is_put_down_to_that_actor(cluste
         progress=None,
     )
     with pytest.raises(RayActorError) as raised:
-        fitting.Fitting._save_checkpoint(run)
+        loop.OnlineLoop._save_checkpoint(run)
     with pytest.raises(WorkerDiedError, match="^rollout server 0 died: "):
         ActorWatch({"rollout server 0": server}).explain(raised.value)

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 from tests.conftest import arithmetic_rows, write_parquet
+from verl_ext.doctor.examination import LaunchReport, Options
 from verl_ext.doctor.examine import examine
 from verl_ext.doctor.findings import Finding
 from verl_ext.doctor.launch import of_keys
 from verl_ext.doctor.memory import GIB
-from verl_ext.doctor.report import LaunchReport, Options
 
 MUCH_DISK = Options(disk_free=1e6 * GIB)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from verl_ext.reward.extraction import last_boxed
+from verl_ext.reward.math.extraction import last_boxed
 
 SCRIPT = Path(__file__).parents[2] / "data_preprocess" / "arithmetic.py"
 QUESTION = re.compile(r"What is ([-+*() 0-9]+)\? Put your final answer within \\boxed\{\}\.")

@@ -12,7 +12,7 @@ from verl_ext.doctor.memory import GIB, head_memory, kept_activations, kv_bytes_
 from verl_ext.doctor.model_shape import ModelShape, find_model, table_config, table_parameters
 from verl_ext.doctor.plan import RolloutPlan, TrainingPlan, training_plan
 from verl_ext.doctor.step_time import DEVICES, forward_flops, generation_time, training_time
-from verl_ext.trainer.overrides import compose_config
+from verl_ext.trainer.run.command_line import compose_config
 
 # 2 layers; a layer: attention 2*8*8 + 2*8*4 = 192, MLP 3*8*16 = 384, two norms 2*8 = 16 numbers.
 SHAPE = ModelShape(

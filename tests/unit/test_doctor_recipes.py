@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import arithmetic_rows, write_parquet
 from tests.support.doctor import MUCH_DISK, graded_rows
 from tests.support.recipes import FOLDER, ONLINE, RECIPES, VARIABLES
-from verl_ext.doctor.command import examine_script
+from verl_ext.doctor.__main__ import examine_script
 from verl_ext.doctor.findings import exit_code
 
 CLUSTERS = {"nft/qwen2.5-32b.sh": {"NNODES": "16", "RAY_ADDRESS": "10.0.0.1:6379"}}

@@ -171,7 +171,7 @@ def test_the_surroundings_are_those_of_the_launch_and_go_again(tmp_path, monkeyp
 
 
 def test_the_command_gives_json_and_an_exit_code(tmp_path, capsys, monkeypatch):
-    from verl_ext.doctor.command import main
+    from verl_ext.doctor.__main__ import main
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.sh").write_text(f'torchrun --nproc_per_node=2 -m {DFT_MODULE} model.path=x optin.lr=3 "$@"\n')
@@ -183,7 +183,7 @@ def test_the_command_gives_json_and_an_exit_code(tmp_path, capsys, monkeypatch):
 
 
 def test_the_command_prints_what_a_pipe_can_carry(tmp_path, capsys, monkeypatch):
-    from verl_ext.doctor.command import main
+    from verl_ext.doctor.__main__ import main
 
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "recipe.sh"
@@ -209,7 +209,7 @@ def test_the_command_prints_what_a_pipe_can_carry(tmp_path, capsys, monkeypatch)
     ],
 )
 def test_a_wrong_word_is_one_line_and_exit_code_2(arguments, said, capsys, tmp_path, monkeypatch):
-    from verl_ext.doctor.command import main
+    from verl_ext.doctor.__main__ import main
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:

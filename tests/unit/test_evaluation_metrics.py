@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from verl_ext.evaluation.metrics import (
+from verl_ext.reward.accuracy import (
     avg_at_k,
     best_at_k,
     maj_at_k,
@@ -143,5 +143,5 @@ def test_powers_of_a_curve_end_at_the_number_of_samples():
 
 
 def test_metrics_load_neither_torch_nor_ray_nor_verl():
-    code = "import sys, verl_ext.evaluation.metrics; print({'torch', 'ray', 'verl'} & set(sys.modules))"
+    code = "import sys, verl_ext.reward.accuracy; print({'torch', 'ray', 'verl'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

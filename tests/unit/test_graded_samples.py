@@ -10,13 +10,13 @@ import pytest
 
 from tests.conftest import write_parquet
 from tests.support.tiny_model import byte_tokenizer
-from verl_ext.data.graded_samples import collect, main, select
 from verl_ext.data.prepare.rows import make_row
 from verl_ext.data.rollout_dataset import RolloutDataset
 from verl_ext.data.rollout_rows import RolloutDataConfig
 from verl_ext.data.sft_dataset import SFTDataConfig, SFTDataset
 from verl_ext.errors import DataError
 from verl_ext.evaluation.benchmarks import load_problems
+from verl_ext.evaluation.graded_samples import collect, main, select
 
 
 def problem(index: int, ground_truth: str | None = "4") -> dict:

@@ -8,9 +8,10 @@ import pytest
 
 from verl_ext.errors import ConfigError, UserError
 from verl_ext.objectives.nft_config import NFTConfig
-from verl_ext.trainer import fsdp_nft_trainer, nft_offline
-from verl_ext.trainer.nft_vocabulary import NFT_OFFLINE_VOCABULARY
-from verl_ext.trainer.overrides import compose_config
+from verl_ext.trainer import fsdp_nft_trainer
+from verl_ext.trainer.run.command_line import compose_config
+from verl_ext.trainer.supervised import nft_run
+from verl_ext.trainer.supervised.vocabulary import NFT_OFFLINE_VOCABULARY
 
 REQUIRED = ["model.path=m", "data.rollouts=r.parquet"]
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID")
@@ -102,5 +103,5 @@ def test_torchrun_without_a_file_says_what_is_missing(chosen):
 
 def test_the_configuration_is_shown_without_torchrun(chosen, capsys):
     assert chosen("data.rollouts=r", "--cfg") == "offline"
-    assert nft_offline.run([*REQUIRED, "actor_rollout_ref.neg_weight=0", "--cfg"]) == 0
+    assert nft_run.run([*REQUIRED, "actor_rollout_ref.neg_weight=0", "--cfg"]) == 0
     assert "neg_weight: 0.0" in capsys.readouterr().out

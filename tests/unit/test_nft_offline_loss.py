@@ -12,7 +12,7 @@ from verl.utils import tensordict_utils as tu
 from tests.support.actor_batch import actor_batch, grpo_advantages, grpo_loss
 from verl_ext.objectives.nft import nft_token_loss
 from verl_ext.objectives.nft_config import NFTConfig
-from verl_ext.trainer.nft_offline_loss import nft_offline_loss
+from verl_ext.trainer.supervised.nft_loss import nft_offline_loss
 
 GROUPS = [[True] * 3 + [False] * 5, [False] * 7 + [True]]
 RANKS = 2

@@ -8,9 +8,9 @@ import pytest
 
 from tests.support.tiny_model import save_tiny_model
 from verl_ext.errors import UserError
-from verl_ext.trainer.nft_vocabulary import NFT_VOCABULARY
 from verl_ext.trainer.online.checks import check_config, check_device, check_files
-from verl_ext.trainer.overrides import compose_config
+from verl_ext.trainer.online.vocabulary import NFT_VOCABULARY
+from verl_ext.trainer.run.command_line import compose_config
 
 ROW = {
     "data_source": "math",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from verl_ext.trainer.nft_vocabulary import NFT_VOCABULARY
 from verl_ext.trainer.online import cluster
-from verl_ext.trainer.overrides import compose_config
+from verl_ext.trainer.online.vocabulary import NFT_VOCABULARY
+from verl_ext.trainer.run.command_line import compose_config
 
 
 @pytest.mark.parametrize(

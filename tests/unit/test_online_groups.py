@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import pytest
 from verl.trainer.ppo.v1 import replay_buffer
 
-from verl_ext.trainer.exits import WorkerDiedError
 from verl_ext.trainer.online.groups import Acceptance, GroupBuffer, NoGroupsError, SamplingOptions
+from verl_ext.trainer.run.exits import WorkerDiedError
 
 RIGHT, WRONG, MIXED, FAILED = "right", "wrong", "mixed", "failed"
 ANSWERS = {RIGHT: [1, 1], WRONG: [0, 0], MIXED: [1, 0], FAILED: []}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from verl_ext.errors import UserError
-from verl_ext.trainer.nft_vocabulary import NFT_VOCABULARY
-from verl_ext.trainer.overrides import DFT_OLD_NAMES, compose_config
+from verl_ext.trainer.online.vocabulary import NFT_VOCABULARY
+from verl_ext.trainer.run.command_line import compose_config
+from verl_ext.trainer.supervised.vocabulary import DFT_OLD_NAMES, DFT_VOCABULARY
 
 REQUIRED = ["model.path=m", "data.train_files=t.parquet"]
 
@@ -17,7 +18,7 @@ def first_rank(monkeypatch):
 
 
 def compose(*arguments: str):
-    return compose_config("dft_trainer", [*REQUIRED, *arguments])
+    return compose_config("dft_trainer", [*REQUIRED, *arguments], DFT_VOCABULARY)
 
 
 def test_the_defaults_are_those_of_the_paper():

@@ -11,10 +11,11 @@ from tests.support.launch import NFT_TRAINER, TRAINER
 from tests.support.recipes import FOLDER, OFFLINE, ONLINE, RECIPES, VARIANTS, commands, split, start_recipe
 from tests.support.tiny_model import byte_tokenizer
 from verl_ext.evaluation.prompts import BOXED, PROMPT_TYPES
-from verl_ext.trainer import dft_checks, nft_offline_checks
-from verl_ext.trainer.nft_vocabulary import NFT_OFFLINE_VOCABULARY, NFT_VOCABULARY
 from verl_ext.trainer.online import checks as online_checks
-from verl_ext.trainer.overrides import compose_config
+from verl_ext.trainer.online.vocabulary import NFT_VOCABULARY
+from verl_ext.trainer.run.command_line import compose_config
+from verl_ext.trainer.supervised import dft_checks, nft_checks
+from verl_ext.trainer.supervised.vocabulary import DFT_VOCABULARY, NFT_OFFLINE_VOCABULARY
 
 NFT = {"algorithm.adv_estimator": "nft", "actor_rollout_ref.actor.policy_loss.loss_mode": "nft"}
 VANILLA = {"algorithm.adv_estimator": "grpo", "actor_rollout_ref.actor.policy_loss.loss_mode": "vanilla"}
@@ -37,14 +38,14 @@ def trainer_of(recipe: str, *more: str, **environment: str):
 
 
 def compose_supervised(arguments):
-    config = compose_config("dft_trainer", arguments)
+    config = compose_config("dft_trainer", arguments, DFT_VOCABULARY)
     dft_checks.check_config(config, defaults=compose_config("dft_trainer", []), world_size=8)
     return config
 
 
 def compose_offline(arguments):
     config = compose_config("nft_offline", arguments, NFT_OFFLINE_VOCABULARY)
-    nft_offline_checks.check_config(config, defaults=compose_config("nft_offline", []), world_size=8)
+    nft_checks.check_config(config, defaults=compose_config("nft_offline", []), world_size=8)
     return config
 
 
@@ -86,7 +87,7 @@ def test_the_trainer_takes_what_a_recipe_says(recipe, environment):
 def test_the_environment_names_model_data_and_run_and_the_command_line_wins(recipe):
     places = {"MODEL": "some/model", "DATA": "/d", "RUN": "/r", "SAMPLED": "/d/sampled"}
     _, _, arguments = trainer_of(recipe, "trainer.save_freq=7", **places)
-    config = compose_online(arguments) if recipe in ONLINE else compose_config("dft_trainer", arguments)
+    config = compose_online(arguments) if recipe in ONLINE else compose_config("dft_trainer", arguments, DFT_VOCABULARY)
     assert (config.actor_rollout_ref if recipe in ONLINE else config).model.path == "some/model"
     assert config.data.train_files.startswith("/d/")
     assert (config.trainer.default_local_dir, config.trainer.save_freq) == ("/r", 7)
@@ -119,10 +120,10 @@ def test_a_machine_without_a_rank_is_told_so():
 def test_offline_rl_samples_grades_and_collects_before_it_trains():
     steps = [split(command)[1:] for command in commands(OFFLINE)]
     assert [(module, arguments[0]) for module, arguments in steps[:-1]] == [
-        ("verl_ext.data.graded_samples", "select"),
+        ("verl_ext.evaluation.graded_samples", "select"),
         ("verl_ext.evaluation", "generate"),
         ("verl_ext.evaluation", "score"),
-        ("verl_ext.data.graded_samples", "collect"),
+        ("verl_ext.evaluation.graded_samples", "collect"),
     ]
     from verl_ext.evaluation.config import read_config
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from verl_ext.reward.confined import decide
-from verl_ext.reward.equivalence import equivalent
-from verl_ext.reward.grader import Grade, Undecided, prepare
+from verl_ext.reward.grading import Grade, Undecided, prepare
+from verl_ext.reward.math.equivalence import equivalent
 from verl_ext.reward.policy import PUBLISHED, STRICT, GradingPolicy
+from verl_ext.reward.worker.confined import decide
 
 
 def verdict(gold, answer, policy=STRICT):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from verl_ext.reward import extraction
-from verl_ext.reward.grader import extract, prepare
+from verl_ext.reward.grading import extract, prepare
+from verl_ext.reward.math import extraction
 from verl_ext.reward.policy import PUBLISHED, STRICT
 from verl_ext.reward.sources import rule_for
 

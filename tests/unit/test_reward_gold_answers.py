@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from verl_ext.reward.grader import gold_answer
+from verl_ext.reward.grading import gold_answer
 from verl_ext.reward.pool import GraderPool
 from verl_ext.reward.sources import rule_for
 

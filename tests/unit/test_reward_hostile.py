@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_ext.reward.equivalence import equivalent
-from verl_ext.reward.grader import Grade, prepare
-from verl_ext.reward.normalise import normalise
+from verl_ext.reward.grading import Grade, prepare
+from verl_ext.reward.math.equivalence import equivalent
+from verl_ext.reward.math.normalise import normalise
+from verl_ext.reward.math.structure import read_structure
 from verl_ext.reward.policy import PUBLISHED, QWEN, STRICT
-from verl_ext.reward.structure import read_structure
 
 MEGABYTE = 10**6
 HOSTILE = {

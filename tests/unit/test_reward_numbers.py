@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verl_ext.reward.exact_number import has_thousands_separators, read_number
-from verl_ext.reward.normalise import normalise
+from verl_ext.reward.math.exact_number import has_thousands_separators, read_number
+from verl_ext.reward.math.normalise import normalise
 
 
 @pytest.mark.parametrize(

@@ -275,7 +275,7 @@ def test_unknown_reasoning_gym_task_and_broken_entry_are_named(pool):
 
 CONFINED = """
 import os, socket, subprocess
-from verl_ext.reward.confined import confine
+from verl_ext.reward.worker.confined import confine
 confine(2048)
 attempts = {
     "write": lambda: open(%(path)r, "w"),

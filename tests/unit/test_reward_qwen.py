@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from verl_ext.reward.grader import Undecided, gold_answer, prepare
+from verl_ext.reward.grading import Undecided, gold_answer, prepare
+from verl_ext.reward.math.qwen_answer import spell, words_to_number
 from verl_ext.reward.policy import QWEN
 from verl_ext.reward.pool import GraderPool
-from verl_ext.reward.qwen_answer import spell, words_to_number
 from verl_ext.reward.sources import rule_for
 
 CASES = json.loads((Path(__file__).parents[1] / "golden" / "qwen_harness.json").read_text(encoding="utf-8"))["cases"]

@@ -5,7 +5,7 @@ import pytest
 from pyarrow import parquet
 
 from verl_ext.errors import ConfigError
-from verl_ext.reward.grader import gold_answer, prepare
+from verl_ext.reward.grading import gold_answer, prepare
 from verl_ext.reward.sources import SOURCES, check_data_files, rule_for
 
 RECIPE_SOURCES = [

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from verl_ext.trainer import startup
+from verl_ext.trainer.run import startup
 
 
 def test_phases_follow_one_another_and_add_up_to_the_age_of_the_process(monkeypatch):
@@ -27,7 +27,7 @@ def test_phases_follow_one_another_and_add_up_to_the_age_of_the_process(monkeypa
 
 def test_the_age_of_a_process_counts_from_its_start():
     """Told by the child when it knows, and by the clock of the one who started it."""
-    code = "from verl_ext.trainer import startup; startup.reached('x'); import time; "
+    code = "from verl_ext.trainer.run import startup; startup.reached('x'); import time; "
     code += "print(time.time(), startup.metrics()['perf/startup_seconds'])"
     before = time.time()
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:

@@ -8,7 +8,7 @@ from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 
 from verl_ext.objectives.dft import dft_token_loss
-from verl_ext.trainer.supervised_loss import supervised_loss
+from verl_ext.trainer.supervised.loss import supervised_loss
 
 LENGTHS = [[4, 7], [3, 9], [5, 5], [8, 2]]
 """Tokens of the rows of each micro-batch; two ranks take two micro-batches each."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verl_ext.reward import qwen_answer
-from verl_ext.reward.extraction import after_hashes, last_boxed
+from verl_ext.reward.math import qwen_answer
+from verl_ext.reward.math.extraction import after_hashes, last_boxed
 
 QUESTION_COLUMNS = ("question", "problem", "Question", "input")
 """In the harness's order: its AIME and AMC files have both of the first two."""

@@ -15,8 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from verl_ext.doctor.findings import Finding, of_error
 from verl_ext.doctor.launch import Launch, Trainer
 from verl_ext.errors import ConfigError, UnknownKeyError, UserError
-from verl_ext.trainer.nft_vocabulary import NFT_OFFLINE_VOCABULARY, NFT_VOCABULARY
-from verl_ext.trainer.overrides import DFT_VOCABULARY, Vocabulary, compose_config
+from verl_ext.trainer.online.vocabulary import NFT_VOCABULARY
+from verl_ext.trainer.run.command_line import Vocabulary, compose_config
+from verl_ext.trainer.supervised.vocabulary import DFT_VOCABULARY, NFT_OFFLINE_VOCABULARY
 
 CONFIGS: dict[Trainer, tuple[str, Vocabulary]] = {
     "dft": ("dft_trainer", DFT_VOCABULARY),
@@ -163,9 +164,9 @@ def _check_config(config: DictConfig, launch: Launch) -> None:
         check_config(config, joins_cluster=bool(address) or launch.ray_job)
         return
     if launch.trainer == "dft":
-        from verl_ext.trainer.dft_checks import check_config as check_supervised
+        from verl_ext.trainer.supervised.dft_checks import check_config as check_supervised
     else:
-        from verl_ext.trainer.nft_offline_checks import check_config as check_supervised
+        from verl_ext.trainer.supervised.nft_checks import check_config as check_supervised
     check_supervised(config, defaults=defaults_of(launch.trainer), world_size=launch.ranks)
 
 
@@ -173,7 +174,7 @@ def _check_device(config: DictConfig, trainer: Trainer, device: str) -> None:
     if trainer == "nft":
         from verl_ext.trainer.online.checks import check_device
     else:
-        from verl_ext.trainer.supervised_checks import check_device
+        from verl_ext.trainer.supervised.checks import check_device
     check_device(config, device)
 
 

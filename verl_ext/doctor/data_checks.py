@@ -83,7 +83,7 @@ def examine_sft(config: DictConfig, files: Sequence[str], tokenizer: Any, *, key
         UserError: what the trainer would say of the files.
     """
     from verl_ext.data.sft_dataset import SFTDataset
-    from verl_ext.trainer.launch import sft_data_config
+    from verl_ext.trainer.run.launch import sft_data_config
 
     columns = sft_data_config(config.data)
     limit, from_the_left = columns.max_length, columns.truncation == "left"
@@ -110,7 +110,7 @@ def examine_rollouts(config: DictConfig, files: Sequence[str], tokenizer: Any, *
         UserError: what the trainer would say of the files.
     """
     from verl_ext.data.rollout_dataset import RolloutDataset
-    from verl_ext.trainer.nft_offline import rollout_data_config
+    from verl_ext.trainer.supervised.nft_run import rollout_data_config
 
     columns = rollout_data_config(config.data)
     wide = replace(columns, max_length=NO_LIMIT, truncation="right")

@@ -13,12 +13,12 @@ from verl_ext.doctor.composition import PLACEHOLDER, MadeBy, compose, fill_missi
 from verl_ext.doctor.data_checks import DataFacts
 from verl_ext.doctor.disk import disk_findings, disk_need
 from verl_ext.doctor.effects import effect_findings
+from verl_ext.doctor.examination import LaunchReport, Options, batch_facts, data_facts
 from verl_ext.doctor.findings import Finding, of_error
 from verl_ext.doctor.launch import Launch
 from verl_ext.doctor.memory import MemoryEstimate, rollout_memory, training_memory
 from verl_ext.doctor.model_shape import FoundModel, ModelShape, find_model
 from verl_ext.doctor.plan import RolloutPlan, TrainingPlan, rollout_plan, training_plan, world_size
-from verl_ext.doctor.report import LaunchReport, Options, batch_facts, data_facts
 from verl_ext.doctor.step_time import Device, TimePart, generation_time, log_prob_time, training_time
 from verl_ext.doctor.tokens import CharacterCount, load_tokenizer, tokenizer_is_here
 from verl_ext.errors import UserError
@@ -130,7 +130,7 @@ class _Examination:
     def _sequence_parallelism(self) -> tuple[int, str]:
         if self.trainer != "nft":
             return self.config.engine.ulysses_sequence_parallel_size, "engine.ulysses_sequence_parallel_size"
-        from verl_ext.trainer.online.completion import sequence_parallel_size
+        from verl_ext.trainer.online.defaults import sequence_parallel_size
 
         key = "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size"
         return sequence_parallel_size(self.config), key

@@ -137,8 +137,9 @@ def of_keys(arguments: Sequence[str], *, trainer: str | None, nproc_per_node: in
 
 def _module_of(arguments: Sequence[str]) -> str:
     """The trainer whose configuration knows most of the keys."""
-    from verl_ext.trainer.nft_vocabulary import NFT_OFFLINE_VOCABULARY, NFT_VOCABULARY
-    from verl_ext.trainer.overrides import DFT_VOCABULARY, known_keys
+    from verl_ext.trainer.online.vocabulary import NFT_VOCABULARY
+    from verl_ext.trainer.run.command_line import known_keys
+    from verl_ext.trainer.supervised.vocabulary import DFT_VOCABULARY, NFT_OFFLINE_VOCABULARY
 
     names = [argument.partition("=")[0].lstrip("+~") for argument in arguments]
     score = {}

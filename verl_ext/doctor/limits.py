@@ -110,11 +110,11 @@ def row_count_findings(config: DictConfig, trainer: Trainer, facts: DataFacts) -
 
 def _check_rows(config: DictConfig, trainer: Trainer, usable: int) -> None:
     if trainer == "dft":
-        from verl_ext.trainer.dft_checks import check_rows
+        from verl_ext.trainer.supervised.dft_checks import check_rows
 
         check_rows(config, usable)
     elif trainer == "nft_offline":
-        from verl_ext.trainer.nft_offline_checks import check_groups
+        from verl_ext.trainer.supervised.nft_checks import check_groups
 
         check_groups(config, usable)
     elif usable < config.data.train_batch_size:

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from verl_ext.doctor.examination import LaunchReport, Options
 from verl_ext.doctor.findings import Finding, exit_code
 from verl_ext.doctor.memory import GIB
-from verl_ext.doctor.report import LaunchReport, Options
 
 STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 VERDICTS = {0: "nothing stands in the way", 1: "will run; see the warnings", 2: "will fail; see the errors"}

@@ -117,7 +117,7 @@ def training_plan(config: DictConfig, trainer: Trainer, *, ranks: int, rows: int
 
 
 def _online(config: DictConfig, ranks: int, on_gpu: bool) -> TrainingPlan:
-    from verl_ext.trainer.online.completion import sequence_parallel_size
+    from verl_ext.trainer.online.defaults import sequence_parallel_size
 
     group, data = config.actor_rollout_ref, config.data
     actor = group.actor

@@ -64,7 +64,7 @@ def load_tokenizer(config: DictConfig, model: DictConfig) -> Any:
         UserError: it has no chat template, or no end of turn.
         OSError, ValueError: it cannot be read.
     """
-    from verl_ext.trainer import launch
+    from verl_ext.trainer.run import launch
 
     model = copy.deepcopy(model)
     OmegaConf.set_struct(model, False)

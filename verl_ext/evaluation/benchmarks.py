@@ -28,7 +28,7 @@ from verl_ext.data.benchmarks import (
 )
 from verl_ext.data.reading import iterate_rows
 from verl_ext.errors import ConfigError, DataError, nearest
-from verl_ext.reward.extraction import after_hashes, last_boxed
+from verl_ext.reward.math.extraction import after_hashes, last_boxed
 from verl_ext.reward.sources import rule_for
 
 ANSWER_COLUMNS = ("answer", "final_answer", "ground_truth", "gold", "target", "solution")

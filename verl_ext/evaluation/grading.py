@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 from verl_ext.evaluation.config import EvaluationConfig
-from verl_ext.reward.grader import Grade
+from verl_ext.reward.grading import Grade
 from verl_ext.reward.policy import GradingPolicy
 from verl_ext.reward.pool import GraderPool
 from verl_ext.reward.sources import rule_for

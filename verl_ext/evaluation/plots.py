@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 
@@ -15,11 +15,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from verl_ext.evaluation.metrics import standard_error
-from verl_ext.evaluation.summary import read_graded
-
-if TYPE_CHECKING:
-    from verl_ext.evaluation.report import Evaluated
+from verl_ext.evaluation.summary import Evaluated, read_graded
+from verl_ext.reward.accuracy import standard_error
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

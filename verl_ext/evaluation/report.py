@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +14,10 @@ from verl_ext.evaluation.benchmarks import BENCHMARKS
 from verl_ext.evaluation.plots import draw_plots
 from verl_ext.evaluation.published import PublishedRow, published_rows
 from verl_ext.evaluation.run_identity import Run
-from verl_ext.evaluation.summary import read_summary
+from verl_ext.evaluation.summary import Evaluated, read_summary
 
 REPORT_FILE = "report.md"
 NONE = "–"
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """One folder's numbers by one grader."""
-
-    name: str
-    folder: Path
-    run: Run
-    grader: str
-    summary: Mapping[str, Any]
-
-    @property
-    def benchmarks(self) -> Mapping[str, Mapping[str, Any]]:
-        """Those of which there are samples."""
-        return {name: numbers for name, numbers in self.summary["benchmarks"].items() if numbers["samples"]}
 
 
 def report(folders: Sequence[str], *, output: str | None = None, papers: str = "all", grader: str | None = None) -> str:

@@ -16,7 +16,7 @@ from verl_ext.evaluation.progress import Progress
 from verl_ext.evaluation.run_identity import Run
 from verl_ext.evaluation.store import Lines, graded_file, key_of, read_json, samples_file, write_json
 from verl_ext.evaluation.summary import summarise, write_summary
-from verl_ext.reward.grader import Grade
+from verl_ext.reward.grading import Grade
 from verl_ext.reward.metrics import FailureWatch
 from verl_ext.reward.pool import GraderPool
 

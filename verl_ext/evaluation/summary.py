@@ -19,7 +19,10 @@ from verl_ext.data.reading import iterate_rows, require_files
 from verl_ext.errors import DataError, UserError
 from verl_ext.evaluation.config import EvaluationConfig
 from verl_ext.evaluation.grading import policy_for
-from verl_ext.evaluation.metrics import (
+from verl_ext.evaluation.run_identity import Run
+from verl_ext.evaluation.store import Lines, graded_file, read_json, write_json
+from verl_ext.evaluation.voting import answer_groups
+from verl_ext.reward.accuracy import (
     avg_at_k,
     best_at_k,
     maj_at_k,
@@ -27,9 +30,6 @@ from verl_ext.evaluation.metrics import (
     powers_up_to,
     standard_error,
 )
-from verl_ext.evaluation.run_identity import Run
-from verl_ext.evaluation.store import Lines, graded_file, read_json, write_json
-from verl_ext.evaluation.voting import answer_groups
 from verl_ext.reward.metrics import GRADER_FAILURES
 from verl_ext.reward.pool import GraderPool
 
@@ -51,6 +51,22 @@ class Estimate:
         """Of values of each problem, shape (problems,)."""
         error = standard_error(values)
         return cls(float(values.mean()), None if math.isnan(error) else error)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One folder's numbers by one grader."""
+
+    name: str
+    folder: Path
+    run: Run
+    grader: str
+    summary: Mapping[str, Any]
+
+    @property
+    def benchmarks(self) -> Mapping[str, Mapping[str, Any]]:
+        """Those of which there are samples."""
+        return {name: numbers for name, numbers in self.summary["benchmarks"].items() if numbers["samples"]}
 
 
 def summarise(config: EvaluationConfig, run: Run, pool: GraderPool) -> dict[str, Any]:

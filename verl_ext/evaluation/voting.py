@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from verl_ext.reward import qwen_equal
-from verl_ext.reward.equivalence import equivalent
-from verl_ext.reward.grader import Undecided
+from verl_ext.reward.grading import Undecided
+from verl_ext.reward.math import qwen_equal
+from verl_ext.reward.math.equivalence import equivalent
 from verl_ext.reward.policy import GradingPolicy
 from verl_ext.reward.pool import GraderPool
 

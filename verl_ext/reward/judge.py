@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from verl_ext.errors import ConfigError
-from verl_ext.reward import extraction
-from verl_ext.reward.grader import Grade
+from verl_ext.reward.grading import Grade
+from verl_ext.reward.math import extraction
 from verl_ext.reward.options import PREFIX
 
 _PLACEHOLDER = re.compile(r"\{(problem|solution|reference)\}")

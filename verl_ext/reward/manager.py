@@ -18,7 +18,7 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 from verl.utils.reward_score import default_compute_score
 
 from verl_ext.errors import ConfigError
-from verl_ext.reward.grader import Grade, Undecided, prepare
+from verl_ext.reward.grading import Grade, Undecided, prepare
 from verl_ext.reward.judge import Judge, JudgeConfig
 from verl_ext.reward.metrics import FailureWatch
 from verl_ext.reward.options import PREFIX, RewardOptions, known_keys, read_options
@@ -107,7 +107,7 @@ class _LocalGraders:
 def _graders_of(options: RewardOptions) -> Any:
     if not ray.is_initialized():
         return _LocalGraders(options)
-    from verl_ext.reward.actor import NodeGraders
+    from verl_ext.reward.node_graders import NodeGraders
 
     return NodeGraders(options)
 

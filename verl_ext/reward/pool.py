@@ -21,7 +21,7 @@ from concurrent.futures import Future
 from dataclasses import asdict
 
 from verl_ext.errors import ConfigError
-from verl_ext.reward.grader import Grade, Undecided, prepare, verdict_of
+from verl_ext.reward.grading import Grade, Undecided, prepare, verdict_of
 from verl_ext.reward.policy import GradingPolicy
 
 Item = tuple[str, str | Sequence[str], str]
@@ -53,7 +53,7 @@ class GraderPool:
         if memory_mb < 512:
             raise ConfigError("reward.memory_mb", given=memory_mb, expected="512 or more (sympy alone needs 300)")
         self._command = [
-            *(sys.executable, "-m", "verl_ext.reward.host", "--workers", str(workers)),
+            *(sys.executable, "-m", "verl_ext.reward.worker.host", "--workers", str(workers)),
             *("--timeout-s", str(timeout_s), "--memory-mb", str(memory_mb)),
         ]
         self._lock = threading.RLock()

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from verl_ext.reward.extraction import has_closed_box
-from verl_ext.reward.grader import Grade
+from verl_ext.reward.grading import Grade
+from verl_ext.reward.math.extraction import has_closed_box
 from verl_ext.reward.options import RewardOptions, read_options
 from verl_ext.reward.policy import GradingPolicy
 from verl_ext.reward.sources import rule_for

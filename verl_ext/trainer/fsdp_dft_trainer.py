@@ -34,12 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from verl_ext.trainer.dft_checks import check_config, check_rows
-    from verl_ext.trainer.overrides import compose_config
-    from verl_ext.trainer.supervised_checks import check_device, ranks_from_environment
+    from verl_ext.trainer.run.command_line import compose_config
+    from verl_ext.trainer.supervised.checks import check_device, ranks_from_environment
+    from verl_ext.trainer.supervised.dft_checks import check_config, check_rows
+    from verl_ext.trainer.supervised.vocabulary import DFT_VOCABULARY
 
     only_print = "--cfg" in arguments
-    config = compose_config(CONFIG_NAME, [argument for argument in arguments if argument != "--cfg"])
+    config = compose_config(CONFIG_NAME, [argument for argument in arguments if argument != "--cfg"], DFT_VOCABULARY)
     if only_print:
         print(OmegaConf.to_yaml(config))
         return 0
@@ -47,8 +48,8 @@ def _run(arguments: list[str]) -> int:
     check_config(config, defaults=compose_config(CONFIG_NAME, []), world_size=world_size)
 
     # torch and verl are imported from here on
-    from verl_ext.trainer import startup
-    from verl_ext.trainer.launch import choose_device, complete_config, load_datasets
+    from verl_ext.trainer.run import startup
+    from verl_ext.trainer.run.launch import choose_device, complete_config, load_datasets
 
     device = choose_device(config)
     check_device(config, device)
@@ -58,8 +59,8 @@ def _run(arguments: list[str]) -> int:
     check_rows(config, len(train_dataset))
     startup.reached("data")
 
-    from verl_ext.trainer.dft_trainer import DFTTrainer
-    from verl_ext.trainer.supervised_run import train
+    from verl_ext.trainer.supervised.dft import DFTTrainer
+    from verl_ext.trainer.supervised.run import train
 
     return train(DFTTrainer, config, train_dataset, val_dataset, device=device, world_size=world_size)
 

@@ -35,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     with user_errors_exit():
         if is_offline(arguments):
-            from verl_ext.trainer.nft_offline import run
+            from verl_ext.trainer.supervised.nft_run import run
         else:
-            from verl_ext.trainer.nft_online import run
+            from verl_ext.trainer.online.run import run
         return run(arguments)
 
 

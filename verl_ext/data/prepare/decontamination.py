@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from verl_ext.data.prepare.evaluation_problems import EvaluationProblem
-from verl_ext.data.prepare.report import SplitReport
+from verl_ext.data.prepare.split_report import SplitReport
 
 NGRAM_SIZES = (9, 13)
 

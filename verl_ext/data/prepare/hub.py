@@ -7,8 +7,7 @@ from typing import Any
 
 from verl_ext.data.prepare.arrow_rows import rows_of_batch
 from verl_ext.data.prepare.local_files import Columns
-from verl_ext.data.prepare.reasons import first_line
-from verl_ext.errors import DataError
+from verl_ext.errors import DataError, first_line
 
 
 def load_split(hub_id: str, split: str, *, name: str | None = None, otherwise: str) -> Any:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from verl_ext.data.prepare.reasons import first_line
-from verl_ext.errors import DataError
+from verl_ext.errors import DataError, first_line
 
 
 class Measure(Protocol):

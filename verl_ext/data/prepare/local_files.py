@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from verl_ext.data.prepare.arrow_rows import rows_of_batch
-from verl_ext.data.prepare.reasons import first_line
-from verl_ext.errors import DataError
+from verl_ext.errors import DataError, first_line
 
 Located = tuple[str, dict[str, Any]]
 

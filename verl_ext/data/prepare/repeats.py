@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from verl_ext.data.prepare.report import SplitReport
+from verl_ext.data.prepare.split_report import SplitReport
 
 
 def first_of_each(

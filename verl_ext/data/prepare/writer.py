@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from verl_ext.data.prepare.decontamination import Decontamination
-from verl_ext.data.prepare.report import SplitReport
 from verl_ext.data.prepare.rows import add_messages
+from verl_ext.data.prepare.split_report import SplitReport
 from verl_ext.errors import DataError
 
 _ROWS_PER_BATCH = 1000

@@ -13,7 +13,7 @@ from verl_ext.data.reading import iterate_rows, require_files, row_error
 from verl_ext.errors import ConfigError, DataError, UserError
 from verl_ext.model_folder import require_model_folder
 from verl_ext.reward.sources import rule_for
-from verl_ext.trainer.required import require_values
+from verl_ext.trainer.run.required import require_values
 
 MODES = ("nft", "nft_colocate_async", "nft_separate_async")
 REWARD_MANAGER = "math_verify_pool"  # verl_ext.reward.manager.NAME, which importing ray would bring

@@ -17,7 +17,7 @@ from typing import Any
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
-from verl_ext.trainer.exits import WorkerDiedError
+from verl_ext.trainer.run.exits import WorkerDiedError
 
 logger = logging.getLogger(__name__)
 

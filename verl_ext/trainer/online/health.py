@@ -10,7 +10,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
-from verl_ext.trainer.exits import WorkerDiedError
+from verl_ext.trainer.run.exits import WorkerDiedError
 
 PATIENCE_S = 5.0
 

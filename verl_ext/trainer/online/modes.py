@@ -31,19 +31,19 @@ from verl.utils import tensordict_utils as tu
 from verl_ext.errors import UserError
 from verl_ext.objectives.nft_advantage import correctness, decode_advantage
 from verl_ext.reward.metrics import grade_metrics
-from verl_ext.trainer import startup
 from verl_ext.trainer.online import algorithm
-from verl_ext.trainer.online.fitting import Fitting
 from verl_ext.trainer.online.groups import AsyncGroupBuffer, GroupBuffer, SamplingOptions
+from verl_ext.trainer.online.loop import OnlineLoop
 from verl_ext.trainer.online.prompts import EvaluationBatches, PromptStream
 from verl_ext.trainer.online.step_metrics import accuracy_before_sampling, shares_at_limit
 from verl_ext.trainer.online.workers import DetachedOnlineWorker, OnlineWorker
+from verl_ext.trainer.run import startup
 
 MODES = {"nft": "sync", "nft_colocate_async": "colocate_async", "nft_separate_async": "separate_async"}
 """Our mode -> verl's, whose settings it reads."""
 
 
-class _OnlineTrainer(Fitting, PPOTrainer):
+class _OnlineTrainer(OnlineLoop, PPOTrainer):
     """What the modes share."""
 
     worker_class = OnlineWorker

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from verl_ext.evaluation.metrics import avg_at_k, maj_at_k, pass_at_k, standard_error
+from verl_ext.reward.accuracy import avg_at_k, maj_at_k, pass_at_k, standard_error
 
 
 def validation_metrics(

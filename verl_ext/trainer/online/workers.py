@@ -14,8 +14,8 @@ from verl.workers.config import TrainingWorkerConfig
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from verl_ext.platform.cpu_memory import keep_memory_small
-from verl_ext.trainer.checkpointing import Checkpoints, Progress, RunState
-from verl_ext.trainer.quiet import quiet_libraries
+from verl_ext.trainer.run.checkpoints import Checkpoints, Progress, RunState
+from verl_ext.trainer.run.quiet import quiet_libraries
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=60)
 """Ranks wait for the slowest one; generation, which can take longer, is not a collective."""

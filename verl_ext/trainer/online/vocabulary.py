@@ -1,11 +1,11 @@
-"""The command lines of the NFT trainers: the NFT repository's own keys, and where further keys may be added."""
+"""The command line of the online trainer: the NFT repository's own keys, and where further keys may be added."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from verl_ext.objectives.nft_config import PUBLISHED_NAMES, published_settings
-from verl_ext.trainer.overrides import Vocabulary
+from verl_ext.trainer.run.command_line import Vocabulary
 
 POLICY_LOSS = "actor_rollout_ref.actor.policy_loss"
 
@@ -20,12 +20,6 @@ def _translate_online(key: str, value: Any) -> str:
     if field == "neg_weight" and setting < 0:
         return "objective=dapo"
     return f"{POLICY_LOSS}.{field}={setting}"
-
-
-def _translate_offline(key: str, value: Any) -> str:
-    """The same for training on fixed generations, for which there is no DAPO."""
-    ((field, setting),) = published_settings({key: value}).items()
-    return f"objective.{field}={setting}"
 
 
 def _choose_objective(_key: str, value: Any) -> str:
@@ -52,5 +46,3 @@ NFT_VOCABULARY = Vocabulary(
     ),
     choices=("objective",),
 )
-
-NFT_OFFLINE_VOCABULARY = Vocabulary(translations=dict.fromkeys(PUBLISHED_NAMES, _translate_offline))

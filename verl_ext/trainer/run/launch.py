@@ -18,7 +18,7 @@ from verl_ext.data.sft_dataset import SFTDataConfig, SFTDataset
 from verl_ext.errors import UserError
 from verl_ext.model_folder import read_hf_config, require_sequence_parallel_heads
 from verl_ext.platform.cpu_memory import keep_memory_small
-from verl_ext.trainer.quiet import quiet_libraries
+from verl_ext.trainer.run.quiet import quiet_libraries
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 """A rank that waits longer for another one fails and says so; saving a large model stays far below."""

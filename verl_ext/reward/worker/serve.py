@@ -12,9 +12,9 @@ def serve(pipe: Connection, memory_mb: int, timeout_s: float) -> None:
 
     Messages are JSON: what comes out of a process that handles untrusted text is never unpickled.
     """
-    from verl_ext.reward import confined, warm  # noqa: F401 - `warm` was imported before the fork; this is its guarantee
-    from verl_ext.reward.grader import Undecided
+    from verl_ext.reward.grading import Undecided
     from verl_ext.reward.policy import GradingPolicy
+    from verl_ext.reward.worker import confined, preload  # noqa: F401 - `preload` was imported before the fork; this is its guarantee
 
     confined.confine(memory_mb)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the host is gone, and nobody waits for us

@@ -12,7 +12,7 @@ from torch import Tensor
 from verl_ext.objectives.nft import nft_token_loss
 from verl_ext.objectives.nft_config import NFTConfig
 from verl_ext.objectives.nft_statistics import nft_statistics
-from verl_ext.trainer.supervised_loss import SUM_NAMES, sums_for_log
+from verl_ext.trainer.supervised.loss import SUM_NAMES, sums_for_log
 
 NFTReduction = Literal["token_mean", "response_mean", "published"]
 

@@ -12,8 +12,8 @@ import re
 
 import sympy
 
-from verl_ext.reward.qwen_equal import RELATIVE_TOLERANCE
-from verl_ext.reward.symbolic import Unparsable, compare, parse
+from verl_ext.reward.math.qwen_equal import RELATIVE_TOLERANCE
+from verl_ext.reward.math.symbolic import Unparsable, compare, parse
 
 _READ_SO_FAR = re.compile(r"(?<=\d)_|\{?,|\.(?!\d)|(?<=[a-zA-Z])\.")
 _UNREADABLE = re.compile(r"\\[\[\]()]|%|^[\[{]|^\([^()]*,")

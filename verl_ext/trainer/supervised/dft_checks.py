@@ -5,8 +5,8 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from verl_ext.errors import ConfigError, nearest
-from verl_ext.trainer.required import require_values
-from verl_ext.trainer.supervised_checks import check_choice, check_common
+from verl_ext.trainer.run.required import require_values
+from verl_ext.trainer.supervised.checks import check_choice, check_common
 
 NOT_SUPPORTED = {
     "data.ignore_input_ids_mismatch": "a template that rewrites earlier turns is handled by data.train_on_turns",

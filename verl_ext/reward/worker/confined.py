@@ -15,11 +15,11 @@ import sys
 import time
 from typing import Any
 
-from verl_ext.reward.equivalence import equivalent
-from verl_ext.reward.grader import Status, Undecided
-from verl_ext.reward.qwen_equal import same_answer
-from verl_ext.reward.qwen_symbolic import same_mathematics
-from verl_ext.reward.symbolic import Unparsable, compare
+from verl_ext.reward.grading import Status, Undecided
+from verl_ext.reward.math.equivalence import equivalent
+from verl_ext.reward.math.qwen_equal import same_answer
+from verl_ext.reward.math.qwen_symbolic import same_mathematics
+from verl_ext.reward.math.symbolic import Unparsable, compare
 
 Outcome = tuple[bool, Status, str]
 

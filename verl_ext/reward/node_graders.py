@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from verl_ext.reward.grader import Grade, Undecided
+from verl_ext.reward.grading import Grade, Undecided
 from verl_ext.reward.options import RewardOptions
 from verl_ext.reward.pool import GraderPool
 

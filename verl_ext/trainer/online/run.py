@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_ext.trainer.exits import (
+from verl_ext.trainer.run.exits import (
     DIVERGED_EXIT_CODE,
     INTERRUPTED_EXIT_CODE,
     WORKER_DIED_EXIT_CODE,
@@ -28,8 +28,8 @@ def run(arguments: Sequence[str]) -> int:
         UserError: the input cannot work.
     """
     _offer_ray_token()
-    from verl_ext.trainer.nft_vocabulary import NFT_VOCABULARY
-    from verl_ext.trainer.overrides import compose_config
+    from verl_ext.trainer.online.vocabulary import NFT_VOCABULARY
+    from verl_ext.trainer.run.command_line import compose_config
 
     only_print = "--cfg" in arguments
     config = compose_config(CONFIG_NAME, [argument for argument in arguments if argument != "--cfg"], NFT_VOCABULARY)
@@ -44,9 +44,9 @@ def run(arguments: Sequence[str]) -> int:
     check_files(config)
 
     # torch and verl are imported from here on
-    from verl_ext.trainer import startup
-    from verl_ext.trainer.launch import choose_device
-    from verl_ext.trainer.online.completion import complete_config
+    from verl_ext.trainer.online.defaults import complete_config
+    from verl_ext.trainer.run import startup
+    from verl_ext.trainer.run.launch import choose_device
 
     device = choose_device(config, must_be_here=not joins_cluster)
     check_device(config, device)
@@ -70,9 +70,9 @@ def _joins_cluster(config: DictConfig) -> bool:
 
 def _train(config: DictConfig, device: str) -> int:
     from verl_ext.run_folder import only_run_in
-    from verl_ext.trainer import startup
     from verl_ext.trainer.online.cluster import ray_cluster
-    from verl_ext.trainer.online.task import train
+    from verl_ext.trainer.online.controller import train
+    from verl_ext.trainer.run import startup
 
     with only_run_in(config.trainer.default_local_dir, key="trainer.default_local_dir"), ray_cluster(config, device):
         startup.reached("Ray")

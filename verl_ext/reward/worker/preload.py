@@ -3,9 +3,9 @@
 Parsing the first expressions builds latex2sympy's tables; doing it here saves each worker about a second.
 """
 
-from verl_ext.reward.confined import decide
-from verl_ext.reward.grader import Undecided
+from verl_ext.reward.grading import Undecided
 from verl_ext.reward.policy import STRICT
+from verl_ext.reward.worker.confined import decide
 
 _PAIRS = (
     (r"\sqrt{20}", r"2\sqrt{5}"),

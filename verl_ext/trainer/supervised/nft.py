@@ -22,9 +22,9 @@ from verl_ext.data.rollout_dataset import RolloutDataset
 from verl_ext.errors import UserError
 from verl_ext.objectives.nft_config import NFTConfig
 from verl_ext.objectives.nft_statistics import nft_metrics
-from verl_ext.trainer import old_log_probs
-from verl_ext.trainer.nft_offline_loss import NFT_SUM_NAMES, nft_offline_loss
-from verl_ext.trainer.supervised_trainer import SupervisedTrainer, token_means
+from verl_ext.trainer.supervised import old_log_probs
+from verl_ext.trainer.supervised.nft_loss import NFT_SUM_NAMES, nft_offline_loss
+from verl_ext.trainer.supervised.trainer import SupervisedTrainer, token_means
 
 RATE_QUANTILES = (0.1, 0.5, 0.9)
 

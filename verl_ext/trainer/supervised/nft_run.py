@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_ext.trainer.nft_offline_checks import check_config, check_groups
-from verl_ext.trainer.nft_vocabulary import NFT_OFFLINE_VOCABULARY
-from verl_ext.trainer.overrides import compose_config
-from verl_ext.trainer.supervised_checks import check_device, ranks_from_environment
+from verl_ext.trainer.run.command_line import compose_config
+from verl_ext.trainer.supervised.checks import check_device, ranks_from_environment
+from verl_ext.trainer.supervised.nft_checks import check_config, check_groups
+from verl_ext.trainer.supervised.vocabulary import NFT_OFFLINE_VOCABULARY
 
 if TYPE_CHECKING:
     from verl_ext.data.rollout_dataset import RolloutDataset
@@ -36,8 +36,8 @@ def run(arguments: Sequence[str]) -> int:
     check_config(config, defaults=compose_config(CONFIG_NAME, []), world_size=world_size)
 
     # torch and verl are imported from here on
-    from verl_ext.trainer import startup
-    from verl_ext.trainer.launch import choose_device, complete_config
+    from verl_ext.trainer.run import startup
+    from verl_ext.trainer.run.launch import choose_device, complete_config
 
     device = choose_device(config)
     check_device(config, device)
@@ -47,8 +47,8 @@ def run(arguments: Sequence[str]) -> int:
     check_groups(config, len(train_dataset))
     startup.reached("data")
 
-    from verl_ext.trainer.nft_offline_trainer import NFTOfflineTrainer
-    from verl_ext.trainer.supervised_run import train
+    from verl_ext.trainer.supervised.nft import NFTOfflineTrainer
+    from verl_ext.trainer.supervised.run import train
 
     return train(
         NFTOfflineTrainer,
@@ -81,7 +81,7 @@ def load_datasets(config: DictConfig) -> tuple[RolloutDataset, RolloutDataset | 
         UserError: a file, column, row or the chat template cannot be used.
     """
     from verl_ext.data.rollout_dataset import RolloutDataset
-    from verl_ext.trainer.launch import as_list, load_tokenizer, say_summaries
+    from verl_ext.trainer.run.launch import as_list, load_tokenizer, say_summaries
 
     tokenizer = load_tokenizer(config)
     columns = rollout_data_config(config.data)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from verl_ext.reward.exact_number import ExactNumber, read_number
-from verl_ext.reward.normalise import key
-from verl_ext.reward.structure import Group, Leaf, read_structure, split_top_level
+from verl_ext.reward.math.exact_number import ExactNumber, read_number
+from verl_ext.reward.math.normalise import key
+from verl_ext.reward.math.structure import Group, Leaf, read_structure, split_top_level
 
 _NAMED = re.compile(
     r"((?:[a-zA-Z]|\\[a-zA-Z]{2,8})(?:_(?:\w|\{[^{}]{1,20}\}|\\[a-z]{2,6}\b))?'{0,2}"

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable
 
-from verl_ext.reward.qwen_answer import CHOICES
+from verl_ext.reward.math.qwen_answer import CHOICES
 
 RELATIVE_TOLERANCE = 1e-4
 Symbolic = Callable[[str, str], bool]

@@ -8,8 +8,8 @@ from omegaconf import DictConfig
 
 from verl_ext.errors import ConfigError, UserError
 from verl_ext.objectives.nft_config import NFTConfig
-from verl_ext.trainer.required import require_values
-from verl_ext.trainer.supervised_checks import check_choice, check_common
+from verl_ext.trainer.run.required import require_values
+from verl_ext.trainer.supervised.checks import check_choice, check_common
 
 _NO_COLUMN = "the columns of graded generations are named by data.prompt_key, data.responses_key and data.correct_key"
 

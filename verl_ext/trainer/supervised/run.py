@@ -8,12 +8,12 @@ from typing import Any
 from omegaconf import DictConfig
 
 from verl_ext.run_folder import only_run_in
-from verl_ext.trainer import startup
-from verl_ext.trainer.checkpointing import RunState, find_checkpoint
-from verl_ext.trainer.exits import DIVERGED_EXIT_CODE, INTERRUPTED_EXIT_CODE, TrainingDivergedError
-from verl_ext.trainer.interruption import Interruption
-from verl_ext.trainer.launch import join_ranks
-from verl_ext.trainer.supervised_trainer import SupervisedTrainer
+from verl_ext.trainer.run import startup
+from verl_ext.trainer.run.checkpoints import RunState, find_checkpoint
+from verl_ext.trainer.run.exits import DIVERGED_EXIT_CODE, INTERRUPTED_EXIT_CODE, TrainingDivergedError
+from verl_ext.trainer.run.interruption import Interruption
+from verl_ext.trainer.run.launch import join_ranks
+from verl_ext.trainer.supervised.trainer import SupervisedTrainer
 
 
 def train(

@@ -13,8 +13,8 @@ from verl.trainer.ppo.v1 import AgentLoopManagerTQ, get_trainer_cls
 from verl.utils.config import validate_config
 
 from verl_ext.errors import UserError
-from verl_ext.trainer.interruption import Interruption
-from verl_ext.trainer.quiet import prints_to_debug_log
+from verl_ext.trainer.run.interruption import Interruption
+from verl_ext.trainer.run.quiet import prints_to_debug_log
 
 
 def train(config: DictConfig) -> bool:
@@ -25,7 +25,7 @@ def train(config: DictConfig) -> bool:
 
     Raises:
         UserError: verl refuses the configuration.
-        WorkerDiedError, TrainingDivergedError: see `Fitting.fit`.
+        WorkerDiedError, TrainingDivergedError: see `OnlineLoop.fit`.
     """
     trainer_class = get_trainer_cls(config.trainer.v1.trainer_mode)
     interruption = Interruption()  # after Ray, which sets a handler of its own

@@ -26,13 +26,13 @@ from verl.utils.dataset.dataset_utils import DatasetPadMode, SFTTensorCollator
 from verl.utils.device import get_device_name, get_torch_device
 
 from verl_ext.data.batching import GlobalBatches, evaluation_batches
-from verl_ext.trainer import startup
-from verl_ext.trainer.checkpointing import Checkpoint, Checkpoints, Progress, RunState
-from verl_ext.trainer.exits import TrainingDivergedError
-from verl_ext.trainer.interruption import Interruption
-from verl_ext.trainer.quiet import prints_to_debug_log
-from verl_ext.trainer.run_log import RunLog
-from verl_ext.trainer.supervised_loss import SUM_NAMES
+from verl_ext.trainer.run import startup
+from verl_ext.trainer.run.checkpoints import Checkpoint, Checkpoints, Progress, RunState
+from verl_ext.trainer.run.exits import TrainingDivergedError
+from verl_ext.trainer.run.interruption import Interruption
+from verl_ext.trainer.run.log import RunLog
+from verl_ext.trainer.run.quiet import prints_to_debug_log
+from verl_ext.trainer.supervised.loss import SUM_NAMES
 
 
 class SupervisedTrainer(SFTTrainer, ABC):

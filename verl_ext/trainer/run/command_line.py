@@ -26,41 +26,17 @@ from verl_ext.errors import ConfigError, UnknownKeyError, UserError
 
 CONFIG_MODULE = "verl_ext.trainer.config"
 
-DFT_OLD_NAMES = {
-    # The DFT repository's trainer (a verl of 2025) -> verl 0.9.1.
-    "model.partial_pretrain": "model.path",
-    "model.strategy": "engine.strategy",
-    "model.fsdp_config.model_dtype": "engine.model_dtype",
-    "model.fsdp_config.wrap_policy.min_num_params": "engine.wrap_policy.min_num_params",
-    "model.fsdp_config.cpu_offload": "engine.offload_policy",
-    "model.fsdp_config.offload_params": "engine.param_offload",
-    "ulysses_sequence_parallel_size": "engine.ulysses_sequence_parallel_size",
-    "use_remove_padding": "model.use_remove_padding",
-    "optim.warmup_steps_ratio": "optim.lr_warmup_steps_ratio",
-    "optim.lr_scheduler": "optim.lr_scheduler_type",
-    "data.micro_batch_size": "data.micro_batch_size_per_gpu",
-    "data.multiturn.messages_key": "data.messages_key",
-    "data.multiturn.tools_key": "data.tools_key",
-    "data.multiturn.enable_thinking_key": "data.enable_thinking_key",
-    "data.chat_template": "model.custom_chat_template",
-    "trainer.checkpoint.save_contents": "checkpoint.save_contents",
-    "trainer.checkpoint.load_contents": "checkpoint.load_contents",
-}
-"""Old key -> today's key. The values kept their meaning."""
-
-OPEN_GROUPS = ("model.override_config.", "model.fused_kernel_options.", "data.apply_chat_template_kwargs.", "hydra.")
-"""Where `+key=value` may add what the defaults do not name; anywhere else nobody would read it."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
     """What a trainer's command line may say beside the keys of its configuration."""
 
-    old_names: Mapping[str, str] = field(default_factory=lambda: DFT_OLD_NAMES)
+    old_names: Mapping[str, str] = field(default_factory=dict)
     """Old key -> today's key; the value kept its meaning."""
     translations: Mapping[str, Callable[[str, Any], str]] = field(default_factory=dict)
     """Published key -> what makes of key and value the argument that stands for them today."""
-    open_groups: tuple[str, ...] = OPEN_GROUPS
+    open_groups: tuple[str, ...] = ()
+    """Where `+key=value` may add what the defaults do not name; anywhere else nobody would read it."""
     choices: tuple[str, ...] = ()
     """Groups of configuration files, of which an argument chooses one."""
 
@@ -69,10 +45,10 @@ class Vocabulary:
         return {*self.old_names, *self.translations, *self.choices}
 
 
-DFT_VOCABULARY = Vocabulary()
+NOTHING_MORE = Vocabulary()
 
 
-def compose_config(config_name: str, arguments: Sequence[str], vocabulary: Vocabulary = DFT_VOCABULARY) -> DictConfig:
+def compose_config(config_name: str, arguments: Sequence[str], vocabulary: Vocabulary = NOTHING_MORE) -> DictConfig:
     """Compose `config_name` of `verl_ext.trainer.config` with the overrides of a command line.
 
     Args:

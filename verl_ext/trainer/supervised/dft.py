@@ -11,8 +11,8 @@ from torch import Tensor
 from verl.utils import tensordict_utils as tu
 
 from verl_ext.objectives.registry import get_objective
-from verl_ext.trainer.supervised_loss import supervised_loss
-from verl_ext.trainer.supervised_trainer import SupervisedTrainer
+from verl_ext.trainer.supervised.loss import supervised_loss
+from verl_ext.trainer.supervised.trainer import SupervisedTrainer
 
 
 class DFTTrainer(SupervisedTrainer):

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 
-from verl_ext.reward.exact_number import ExactNumber, has_thousands_separators, read_number
-from verl_ext.reward.leaf import (
+from verl_ext.reward.math.exact_number import ExactNumber, has_thousands_separators, read_number
+from verl_ext.reward.math.normalise import key, normalise
+from verl_ext.reward.math.parts import (
     are_vectors,
     before_approximation,
     name_and_value,
@@ -23,10 +24,9 @@ from verl_ext.reward.leaf import (
     unwrapped,
     without_names,
 )
-from verl_ext.reward.normalise import key, normalise
+from verl_ext.reward.math.structure import Group, Leaf, read_structure
+from verl_ext.reward.math.units import Quantity, split_unit
 from verl_ext.reward.policy import GradingPolicy
-from verl_ext.reward.structure import Group, Leaf, read_structure
-from verl_ext.reward.units import Quantity, split_unit
 
 Symbolic = Callable[[str, str, str], bool | None]
 """(gold, answer, "expression" or "equation") -> whether they are equal, None where it could not be told."""

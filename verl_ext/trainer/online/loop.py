@@ -18,22 +18,22 @@ from verl.experimental.agent_loop import AgentLoopManager
 from verl.utils.debug import marked_timer
 from verl.utils.skip import SkipManager
 
-from verl_ext.trainer import startup
-from verl_ext.trainer.checkpointing import Progress, RunState, find_checkpoint
-from verl_ext.trainer.exits import TrainingDivergedError, WorkerDiedError
-from verl_ext.trainer.interruption import Interruption
 from verl_ext.trainer.online.generations import read_answers, write_lines
 from verl_ext.trainer.online.group_files import get_groups, put_groups, waiting_groups
 from verl_ext.trainer.online.groups import NoGroupsError
 from verl_ext.trainer.online.health import ActorWatch
 from verl_ext.trainer.online.validation import validation_metrics
-from verl_ext.trainer.run_log import RunLog
+from verl_ext.trainer.run import startup
+from verl_ext.trainer.run.checkpoints import Progress, RunState, find_checkpoint
+from verl_ext.trainer.run.exits import TrainingDivergedError, WorkerDiedError
+from verl_ext.trainer.run.interruption import Interruption
+from verl_ext.trainer.run.log import RunLog
 
 SAMPLING_FILE = "sampling.json"
 SURPLUS_FILE = "surplus_groups.jsonl"
 
 
-class Fitting:
+class OnlineLoop:
     """Mixin of verl's trainers: replaces their loop, their checkpoints and their validation metrics."""
 
     interruption: Interruption

@@ -1,9 +1,9 @@
 r"""From answers that a model gave and a grader judged to data that it can be trained on.
 
-    python -m verl_ext.data.graded_samples select TRAIN.parquet PROBLEMS.parquet
+    python -m verl_ext.evaluation.graded_samples select TRAIN.parquet PROBLEMS.parquet
     python -m verl_ext.evaluation generate benchmarks=NAME:PROBLEMS.parquet output_dir=OUT n_samples=4 ...
     python -m verl_ext.evaluation score output_dir=OUT
-    python -m verl_ext.data.graded_samples collect PROBLEMS.parquet OUT/graded/default/NAME.jsonl FOLDER
+    python -m verl_ext.evaluation.graded_samples collect PROBLEMS.parquet OUT/graded/default/NAME.jsonl FOLDER
 
 `select` keeps the problems whose right answer is known, which grading needs. `collect` writes
 

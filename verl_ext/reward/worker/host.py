@@ -22,7 +22,7 @@ import time
 from multiprocessing.connection import Connection, wait
 from typing import Any, TextIO
 
-from verl_ext.reward import workers
+from verl_ext.reward.worker import serve
 
 MAX_ATTEMPTS = 3
 """A worker that dies without a verdict (killed, or out of memory) is replaced, and its answer tried again."""
@@ -42,7 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     requests, replies = _take_standard_streams()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["verl_ext.reward.warm", *(["reasoning_gym"] if options.reasoning_gym else [])])
+    context.set_forkserver_preload(
+        ["verl_ext.reward.worker.preload", *(["reasoning_gym"] if options.reasoning_gym else [])]
+    )
     jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     lock = threading.Lock()
     slots = [_Slot(context, options, jobs, replies, lock) for _ in range(options.workers)]
@@ -123,7 +125,7 @@ class _Slot(threading.Thread):
     def _start_worker(self) -> None:
         self._pipe, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=workers.serve, args=(theirs, self._options.memory_mb, self._options.timeout_s), daemon=True
+            target=serve.serve, args=(theirs, self._options.memory_mb, self._options.timeout_s), daemon=True
         )
         process.start()
         self._process = process  # only now: `kill` may come from the other thread at any moment

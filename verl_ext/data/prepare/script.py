@@ -11,8 +11,8 @@ from verl_ext.data.instructions import INSTRUCTIONS
 from verl_ext.data.prepare.decontamination import NGRAM_SIZES, Decontamination, EvaluationNgrams
 from verl_ext.data.prepare.evaluation_problems import read_evaluation_problems
 from verl_ext.data.prepare.lengths import Characters, Tokens
-from verl_ext.data.prepare.report import SplitReport
 from verl_ext.data.prepare.rows import row_schema
+from verl_ext.data.prepare.split_report import SplitReport
 from verl_ext.data.prepare.writer import Split, write_splits
 from verl_ext.errors import UserError
 

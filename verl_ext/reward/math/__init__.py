@@ -1,0 +1,1 @@
+"""Whether a mathematical answer is the gold answer, by rules."""

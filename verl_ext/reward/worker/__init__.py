@@ -1,0 +1,1 @@
+"""The confined processes that compare untrusted answers with sympy."""

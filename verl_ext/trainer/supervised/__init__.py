@@ -1,0 +1,1 @@
+"""Training on fixed data under torchrun: DFT, SFT and offline NFT."""
