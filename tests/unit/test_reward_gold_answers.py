@@ -31,6 +31,7 @@ SAME_AS_NEIGHBOUR = {("math500", "5", "x=5")}
 UNPARSABLE = {
     "np.arcsin(10/13)",
     "$t(0,4]$",
+    r"$f(x)=a x+b$, where $b$ is an arbitrary integer, and $a$ is an arbitrary positive integer with $\mho(a)=0$",
 }
 """Golds that are no expression for the symbolic comparison; only their own text is correct."""
 

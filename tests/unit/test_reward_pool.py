@@ -1,6 +1,8 @@
 """The pool: order, limits that count from an answer's own start, replacement of whatever dies, confinement."""
 
+import ast
 import asyncio
+import inspect
 import json
 import multiprocessing
 import os
@@ -19,6 +21,7 @@ import reasoning_gym
 from verl_ext.errors import ConfigError
 from verl_ext.reward.grader import grade
 from verl_ext.reward.pool import GraderPool, shared_pool
+from verl_ext.reward.scorers import EVALUATING
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -30,7 +33,7 @@ HANGING = (TOWER, "2\\sqrt{5}", "math")
 
 @pytest.fixture(scope="module")
 def pool():
-    with GraderPool(workers=2, timeout_s=3.0) as pool:
+    with GraderPool(workers=2, timeout_s=3.0, evaluating_scorers=EVALUATING) as pool:
         yield pool
 
 
@@ -119,7 +122,7 @@ def test_closing_ends_the_processes_even_while_they_hang():
 
 
 def test_an_answer_that_needs_too_much_memory_harms_no_other():
-    with GraderPool(workers=1, timeout_s=30.0, memory_mb=700) as pool:
+    with GraderPool(workers=1, timeout_s=30.0, memory_mb=700, evaluating_scorers=["spiral_matrix"]) as pool:
         assert pool.grade_many([RIGHT])[0].correct
         for pid in worker_pids(pool):
             limits = Path(f"/proc/{pid}/limits").read_text()
@@ -150,6 +153,107 @@ def test_works_from_asyncio_without_blocking_the_loop(pool):
     right, hanging = asyncio.run(main())
     assert right.correct
     assert hanging.status == "timeout"
+
+
+@pytest.fixture(scope="module")
+def hasty_pool():
+    with GraderPool(workers=2, timeout_s=1.5) as pool:
+        yield pool
+
+
+def cancel_before_it_starts(pool):
+    for _ in range(2):
+        pool.submit(*HANGING)  # as many as there are workers
+    assert pool.submit(*RIGHT).cancel()
+
+
+def cancel_while_a_worker_is_at_it(pool):
+    future = pool.submit(*HANGING)
+    assert pool.grade_many([RIGHT])[0].correct  # the other worker's answer is back: this one has long been handed over
+    assert future.cancel()
+
+
+def cancel_when_it_is_done(pool):
+    future = pool.submit(*RIGHT)
+    future.result(timeout=60)
+    assert not future.cancel()
+
+
+def time_out_in_asyncio(pool):
+    async def main():
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(pool.grade_async(*HANGING), timeout=0.2)
+
+    asyncio.run(main())
+
+
+def cancel_a_task_before_its_first_turn_and_after(pool):
+    async def main():
+        early, late = (asyncio.create_task(pool.grade_async(*HANGING)) for _ in range(2))
+        early.cancel()
+        await asyncio.sleep(0)
+        late.cancel()
+        assert [type(ended) for ended in await asyncio.gather(early, late, return_exceptions=True)] == [
+            asyncio.CancelledError
+        ] * 2
+
+    asyncio.run(main())
+
+
+def close_the_loop_that_waits(pool):
+    loop = asyncio.new_event_loop()
+    asyncio.wrap_future(pool.submit(*HANGING), loop=loop)
+    loop.close()
+
+
+def time_out_in_a_score_function(_):
+    from verl_ext.reward.score import compute_score
+
+    async def main():
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(compute_score("math", *HANGING[:2], workers=1, timeout_s=1.5), timeout=0.2)
+        return await compute_score("math", *RIGHT[:2], workers=1, timeout_s=1.5)
+
+    assert asyncio.run(main())["acc"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "give_up",
+    [
+        cancel_before_it_starts,
+        cancel_while_a_worker_is_at_it,
+        cancel_when_it_is_done,
+        time_out_in_asyncio,
+        cancel_a_task_before_its_first_turn_and_after,
+        close_the_loop_that_waits,
+        time_out_in_a_score_function,
+    ],
+    ids=lambda give_up: give_up.__name__,
+)
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_caller_that_gives_up_harms_nobody(hasty_pool, give_up):
+    give_up(hasty_pool)
+    futures = [hasty_pool.submit(*item) for item in [RIGHT, WRONG, HANGING, RIGHT, WRONG]]
+    grades = [future.result(timeout=60) for future in futures]  # the last ones come after whatever was given up
+    assert [grade.status for grade in grades] == ["ok", "ok", "timeout", "ok", "ok"]
+    assert [grade.correct for grade in grades] == [True, False, False, True, False]
+
+
+def test_what_was_given_up_is_not_handed_to_the_next_host():
+    with GraderPool(workers=1, timeout_s=3.0) as pool:
+        given_up = [pool.submit(*HANGING) for _ in range(50)]  # would take 150 s
+        wanted = pool.submit(*RIGHT)
+        assert all(future.cancel() for future in given_up)
+        os.kill(pool._host.pid, signal.SIGKILL)
+        assert wanted.result(timeout=60).correct
+
+
+def test_a_pool_whose_answers_were_given_up_can_be_closed():
+    pool = GraderPool(workers=1, timeout_s=60.0)
+    given_up, waiting = pool.submit(*HANGING), pool.submit(*HANGING)
+    assert given_up.cancel()
+    pool.close()
+    assert waiting.result(timeout=60).detail == "the pool was closed"
 
 
 def grade_in_child(queue):
@@ -265,6 +369,53 @@ def test_reasoning_gym_tasks_are_graded_by_their_own_scorer(pool, task):
     source, gold = f"reasoning_gym/{task}", json.dumps(entry)
     grades = pool.grade_many([(right, gold, source), (wrong, gold, source), ("no element", gold, source)])
     assert [(grade.correct, grade.status) for grade in grades] == [(True, "ok"), (False, "ok"), (False, "no_answer")]
+
+
+def test_a_scorer_that_evaluates_text_needs_to_be_allowed_by_name():
+    entry = gym_entry("countdown")
+    item = (f"<answer>{entry['metadata']['expression']}</answer>", json.dumps(entry), "reasoning_gym/countdown")
+    refusal = "evaluating_scorers: got .*, expected countdown among them for data source 'reasoning_gym/countdown'"
+    with (
+        GraderPool(workers=1, timeout_s=30.0, evaluating_scorers=["puzzle24"]) as pool,
+        pytest.raises(ConfigError, match=refusal),
+    ):
+        pool.grade_many([item])
+    with pytest.raises(ConfigError, match=refusal):
+        grade(*item[:2], data_source=item[2])
+    assert grade(*item[:2], data_source=item[2], evaluating_scorers=["countdown"]).correct
+    with pytest.raises(ConfigError, match="evaluating_scorers: got 'leg_counting', expected tasks whose scorer"):
+        GraderPool(evaluating_scorers=["leg_counting"])
+
+
+def reaches_evaluation(task):
+    """Whether `score_answer` of a task leads, within its module, to Python's own evaluation or that of sympy."""
+    path = Path(inspect.getsourcefile(reasoning_gym.factory.DATASETS[task][0]))
+    functions = {node.name: node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)}
+    reached, todo = set(), ["score_answer"]
+    while todo:
+        name = todo.pop()
+        if name in functions and name not in reached:
+            reached.add(name)
+            calls = [node.func for node in ast.walk(functions[name]) if isinstance(node, ast.Call)]
+            todo += [getattr(called, "id", getattr(called, "attr", "")) for called in calls]
+        elif name not in functions and name in (
+            "eval",
+            "exec",
+            "parse_expr",
+            "sympify",
+            "simplify",
+            "S",
+            "get_score_answer_fn",
+        ):
+            return True
+    return False
+
+
+def test_the_scorers_that_evaluate_text_are_those_of_the_installed_version():
+    with_own_scorer = {
+        name for name, (dataset, _) in reasoning_gym.factory.DATASETS.items() if "score_answer" in vars(dataset)
+    }
+    assert {name for name in with_own_scorer if reaches_evaluation(name)} | {"composite"} == EVALUATING
 
 
 def test_unknown_reasoning_gym_task_and_broken_entry_are_named(pool):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from verl_ext.reward.grading import Grade, prepare
 from verl_ext.reward.policy import GradingPolicy
@@ -18,6 +18,7 @@ def grade(
     data_source: str = "math",
     policy: GradingPolicy | None = None,
     after_think: bool = False,
+    evaluating_scorers: Collection[str] = (),
 ) -> Grade:
     """Grade one response.
 
@@ -25,16 +26,17 @@ def grade(
     for batches use `pool.GraderPool`.
 
     Args:
-        response: what the model wrote. Untrusted; nothing in it is evaluated.
+        response: what the model wrote. Untrusted; nothing in it is evaluated, but for `evaluating_scorers`.
         gold: the right answer, or all parts of an answer of several parts.
         data_source: a name from `sources.SOURCES`, or `reasoning_gym/TASK` (then gold is the entry as JSON).
         policy: replaces the choices of the data source.
         after_think: look only at what follows the last `</think>`; without one there is no answer.
+        evaluating_scorers: reasoning-gym tasks that are graded although their scorer runs text as Python.
 
     Raises:
-        ConfigError: the data source is unknown.
+        ConfigError: the data source is unknown, or its scorer runs text as Python and was not allowed by name.
     """
     result = prepare(response, gold, data_source, policy=policy, after_think=after_think)
     if isinstance(result, Grade):
         return result
-    return shared_pool().decide(result)
+    return shared_pool(evaluating_scorers=evaluating_scorers).decide(result)

@@ -119,6 +119,8 @@ def extract(response: str, rule: SourceRule, policy: GradingPolicy) -> str | Non
         return extraction.answer_line(response)
     if rule.extraction == "reasoning_gym":
         return extraction.answer_tag(response) or extraction.last_boxed(response)
+    if rule.extraction == "choice" and (letter := extraction.choice(response)):
+        return letter
     if any(opener in response for opener in extraction.BOX_OPENERS):
         return extraction.last_boxed(response)
     found = extraction.after_hashes(response) if rule.extraction == "gsm8k" else None

@@ -18,6 +18,7 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 from verl.utils.reward_score import default_compute_score
 
 from verl_ext.errors import ConfigError
+from verl_ext.reward import turns
 from verl_ext.reward.grading import Grade, Undecided, prepare
 from verl_ext.reward.judge import Judge, JudgeConfig
 from verl_ext.reward.metrics import FailureWatch
@@ -28,7 +29,6 @@ from verl_ext.reward.sources import check_data_files, rule_for
 NAME = "math_verify_pool"
 
 
-@register(NAME)
 class MathVerifyPoolRewardManager(RewardManagerBase):
     """Grades by text and number in this process and, where these cannot tell, in the node's shared worker processes.
 
@@ -56,22 +56,25 @@ class MathVerifyPoolRewardManager(RewardManagerBase):
             [data.get("train_files"), data.get("val_files")],
             column=data.get("reward_fn_key", "data_source"),
             has_judge=self.judge is not None,
+            evaluating_scorers=self.options.evaluating_scorers,
         )
-        self.watch = FailureWatch(self.options.warn_share)
+        drops = _drops_no_verdict(self.options, config)
+        self.watch = FailureWatch(self.options.warn_share, "are dropped" if drops else "are rewarded as wrong")
         self._graders = _graders_of(self.options)
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
-        """Grade the last sequence of `data`.
+        """Grade the last sequence of `data`: its whole response, or what its loop says is the answer (`turns`).
 
         Returns:
             `reward_score`, and `reward_extra_info` with `score`, `acc`, `pred`, `grade_status` and `grade_seconds`.
+
+        Raises:
+            UserError: a response of several turns without a word on which of them is the answer.
         """
         item = data[-1]
-        response_ids = item.batch["responses"]
-        response_length = int(item.batch["attention_mask"][-response_ids.shape[-1] :].sum())
-        response = await asyncio.to_thread(
-            self.tokenizer.decode, response_ids[:response_length], skip_special_tokens=True
-        )
+        response_length = turns.response_length(item)
+        answer_ids = item.batch["responses"][turns.graded_span(item.non_tensor_batch, response_length)]
+        response = await asyncio.to_thread(self.tokenizer.decode, answer_ids, skip_special_tokens=True)
         grade = await self._grade(item.non_tensor_batch, response)
         self.watch.add([grade.status])
         result = reward_of(grade, response, response_length, self.options)
@@ -98,10 +101,26 @@ class _LocalGraders:
     def __init__(self, options: RewardOptions) -> None:
         from verl_ext.reward.pool import shared_pool
 
-        self._pool = shared_pool(options.workers, options.timeout_s, options.memory_mb)
+        self._pool = shared_pool(options.workers, options.timeout_s, options.memory_mb, options.evaluating_scorers)
 
     async def decide(self, undecided: Undecided) -> Grade:
         return await asyncio.wrap_future(self._pool.send(undecided))
+
+
+def _drops_no_verdict(options: RewardOptions, config: Any) -> bool:
+    """Whether the trainer takes answers without a verdict out of its steps.
+
+    Raises:
+        ConfigError: it was asked to and cannot: a reward manager alone can only pay them as wrong.
+    """
+    trainer = config.get("trainer") or {}
+    if options.on_no_verdict == "drop" and "max_skipped_updates" not in trainer:  # a key of this package's trainer
+        raise ConfigError(
+            f"{PREFIX}.on_no_verdict",
+            given="drop",
+            expected="wrong with this trainer: only verl_ext.trainer.fsdp_nft_trainer can take answers out of a step",
+        )
+    return options.on_no_verdict == "drop"
 
 
 def _graders_of(options: RewardOptions) -> Any:
@@ -125,3 +144,8 @@ def _problem_of(row: Mapping[str, Any], extra_info: Mapping[str, Any]) -> str:
         return str(problem)
     messages = row.get("raw_prompt")
     return str(messages[-1]["content"]) if messages is not None and len(messages) else ""
+
+
+def register_reward_manager() -> None:
+    """Make it known to verl as `NAME`."""
+    register(NAME)(MathVerifyPoolRewardManager)

@@ -33,10 +33,17 @@ def grade_metrics(statuses: Sequence[str], seconds: Sequence[float], prefix: str
 
 
 class FailureWatch:
-    """Warns when grader failures pass a share of the last answers: each of them was paid as a wrong answer."""
+    """Warns when grader failures pass a share of the last answers.
 
-    def __init__(self, warn_share: float, window: int = WINDOW) -> None:
+    Args:
+        warn_share: from 0 to 1.
+        fate: what becomes of such answers, as the end of a sentence.
+        window: number of last answers.
+    """
+
+    def __init__(self, warn_share: float, fate: str = "count as wrong", window: int = WINDOW) -> None:
         self._warn_share = warn_share
+        self._fate = fate
         self._recent: deque[str] = deque(maxlen=window)
         self._since_warning = 0
 
@@ -52,8 +59,9 @@ class FailureWatch:
             self._since_warning = 0 if len(self._recent) < (self._recent.maxlen or 0) else -len(self._recent)
             counts = ", ".join(f"{status} {count}" for status, count in sorted(failed.items()))
             logger.warning(
-                "grader: %.1f%% of the last %d answers have no verdict (%s) and were rewarded as wrong",
+                "grader: %.1f%% of the last %d answers have no verdict (%s) and %s",
                 100 * share,
                 len(self._recent),
                 counts,
+                self._fate,
             )

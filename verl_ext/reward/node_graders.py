@@ -24,8 +24,8 @@ MAX_ATTEMPTS = 20
 class GraderActor:
     """Holds the pool."""
 
-    def __init__(self, workers: int, timeout_s: float, memory_mb: int) -> None:
-        self._pool = GraderPool(workers, timeout_s, memory_mb)
+    def __init__(self, workers: int, timeout_s: float, memory_mb: int, evaluating_scorers: tuple[str, ...]) -> None:
+        self._pool = GraderPool(workers, timeout_s, memory_mb, evaluating_scorers)
 
     async def decide(self, undecided: Undecided) -> Grade:
         """See `GraderPool.decide`."""
@@ -40,12 +40,18 @@ class NodeGraders:
     """The way to this node's `GraderActor`, started by whoever needs it first."""
 
     def __init__(self, options: RewardOptions) -> None:
-        self._arguments = (options.workers, options.timeout_s, options.memory_mb)
+        self._arguments = (
+            options.workers,
+            options.timeout_s,
+            options.memory_mb,
+            tuple(sorted(options.evaluating_scorers)),
+        )
         self._actor = self._find()
 
     def _find(self) -> ray.actor.ActorHandle:
         node = ray.get_runtime_context().get_node_id()
-        name = "-".join(["verl_ext_grader", node, *(f"{argument:g}" for argument in self._arguments)])
+        *limits, scorers = self._arguments
+        name = "-".join(["verl_ext_grader", node, *(f"{limit:g}" for limit in limits), *scorers])
         return (
             ray.remote(GraderActor)
             .options(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal
 
 from verl_ext.errors import ConfigError, nearest
 from verl_ext.reward.policy import POLICIES, GradingPolicy
+from verl_ext.reward.scorers import check_names
 
 PREFIX = "reward.reward_kwargs"
 
@@ -49,17 +50,27 @@ class RewardOptions:
     """The reward of a wrong and a right answer: 0 and 1, or -1 and 1."""
     format_bonus: float = 0.0
     """Added to the reward of a response whose answer is in a closed box, whether right or wrong."""
+    on_no_verdict: Literal["drop", "wrong"] = "wrong"
+    """An answer that ended in timeout, error or an unparsable gold: taken out of the step, or wrong. Only this
+    package's online trainer can take it out, and does so unless told otherwise."""
     warn_share: float = 0.02
     """Warn when more than this share of the last answers ended in timeout, error or an unparsable gold."""
     max_resp_len: int | None = None
     """Longest response in tokens; needed by the overlong penalty."""
     overlong_buffer_cfg: OverlongOptions = OverlongOptions()
+    evaluating_scorers: Collection[str] = ()
+    """reasoning-gym tasks that are graded although their scorer runs text as Python (`scorers.EVALUATING`)."""
     judge: Any = None
     """Keys of `judge.JudgeConfig`, for data sources graded by a remote judge."""
 
     def __post_init__(self) -> None:
         if self.score_coding not in ("zero_one", "minus_one_one"):
             raise ConfigError(f"{PREFIX}.score_coding", given=self.score_coding, expected="zero_one or minus_one_one")
+        if self.on_no_verdict not in ("drop", "wrong"):
+            raise ConfigError(f"{PREFIX}.on_no_verdict", given=self.on_no_verdict, expected="drop or wrong")
+        if isinstance(self.evaluating_scorers, str):
+            raise ConfigError(f"{PREFIX}.evaluating_scorers", given=self.evaluating_scorers, expected="a list of tasks")
+        check_names(self.evaluating_scorers, f"{PREFIX}.evaluating_scorers")
         if self.policy and self.policy not in POLICIES:
             raise ConfigError(f"{PREFIX}.policy", given=self.policy, expected=f"one of {', '.join(POLICIES)}, or empty")
         if not 0 <= self.warn_share <= 1:

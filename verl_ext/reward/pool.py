@@ -16,13 +16,14 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
 
 from verl_ext.errors import ConfigError
 from verl_ext.reward.grading import Grade, Undecided, prepare, verdict_of
 from verl_ext.reward.policy import GradingPolicy
+from verl_ext.reward.scorers import check_names, require_allowed
 
 Item = tuple[str, str | Sequence[str], str]
 """(response, gold, data source)"""
@@ -33,6 +34,14 @@ _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "SYSTEMRO
 """All that a grader process sees of the environment: no key, no token."""
 
 
+def worker_environment() -> dict[str, str]:
+    """The environment of a process that grades."""
+    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    environment.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
+    return environment
+
+
 class GraderPool:
     """Worker processes that decide what text and number comparison cannot.
 
@@ -41,17 +50,27 @@ class GraderPool:
         timeout_s: wall time for one answer, counted from when its own work starts. A worker that exceeds it is killed
             and replaced; its answer has status `timeout`.
         memory_mb: address space of one worker; an answer that needs more has status `error`.
+        evaluating_scorers: reasoning-gym tasks that are graded although their scorer runs text as Python.
 
+    A caller may cancel what it waits for, time out, or be gone: its answer is given up, and nobody else's suffers.
     The first answer that needs a worker starts them (about two seconds). Thread-safe. A context manager.
     """
 
-    def __init__(self, workers: int = 4, timeout_s: float = 5.0, memory_mb: int = 2048) -> None:
+    def __init__(
+        self,
+        workers: int = 4,
+        timeout_s: float = 5.0,
+        memory_mb: int = 2048,
+        evaluating_scorers: Collection[str] = (),
+    ) -> None:
         if workers < 1:
             raise ConfigError("reward.workers", given=workers, expected="1 or more worker processes")
         if not 0 < timeout_s < float("inf"):
             raise ConfigError("reward.timeout_s", given=timeout_s, expected="a positive number of seconds")
         if memory_mb < 512:
             raise ConfigError("reward.memory_mb", given=memory_mb, expected="512 or more (sympy alone needs 300)")
+        check_names(evaluating_scorers)
+        self._evaluating_scorers = frozenset(evaluating_scorers)
         self._command = [
             *(sys.executable, "-m", "verl_ext.reward.worker.host", "--workers", str(workers)),
             *("--timeout-s", str(timeout_s), "--memory-mb", str(memory_mb)),
@@ -135,7 +154,12 @@ class GraderPool:
                 host.wait()
 
     def send(self, undecided: Undecided) -> Future[Grade]:
-        """Start to decide what `grader.prepare` could not."""
+        """Start to decide what `grader.prepare` could not.
+
+        Raises:
+            ConfigError: a reasoning-gym task whose scorer runs text as Python, and that was not allowed by name.
+        """
+        require_allowed(undecided.task, self._evaluating_scorers)
         number, future = next(self._numbers), Future()
         message = {"id": number, "undecided": asdict(undecided)}
         line = json.dumps(message) + "\n"
@@ -155,19 +179,22 @@ class GraderPool:
         return future
 
     def _start_host(self) -> None:
-        """Start the host and hand it everything that waits. The lock is held."""
-        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-        environment.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
-        self._host = subprocess.Popen(
+        """Start the host and hand it everything that is waited for. The lock is held."""
+        self._waiting = {number: entry for number, entry in self._waiting.items() if not entry[2].cancelled()}
+        host = subprocess.Popen(
             [*self._command, *(["--reasoning-gym"] if self._has_reasoning_gym else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment,
+            env=worker_environment(),
             encoding="ascii",
             start_new_session=True,  # a terminal's Ctrl-C is for the caller, who then ends the host
         )
-        threading.Thread(target=self._read, args=(self._host,), name="grader-replies", daemon=True).start()
+        try:  # an interrupted caller must not leave a host behind whose replies nobody reads
+            threading.Thread(target=self._read, args=(host,), name="grader-replies", daemon=True).start()
+            self._host = host
+        except BaseException:
+            host.kill()
+            raise
         self._write([line for line, _, _ in self._waiting.values()])
 
     def _write(self, lines: list[str]) -> None:
@@ -187,14 +214,15 @@ class GraderPool:
                 waiting = self._waiting.pop(reply["id"], None)
             if waiting is not None:
                 _, undecided, future = waiting
-                future.set_result(verdict_of(undecided, tuple(reply["outcome"]), reply["seconds"]))
+                _settle(future, verdict_of(undecided, tuple(reply["outcome"]), reply["seconds"]))
         host.wait()
         with self._lock:
             if self._closed or host is not self._host:
                 return
             self._host = None
             self._restarts += 1
-            if not self._waiting:
+            if not any(not future.cancelled() for _, _, future in self._waiting.values()):
+                self._waiting = {}
                 return
             if self._restarts > MAX_RESTARTS:
                 self._give_up(f"the grader host ended {self._restarts} times, last with code {host.returncode}")
@@ -204,17 +232,26 @@ class GraderPool:
     def _give_up(self, why: str) -> None:
         waiting, self._waiting = list(self._waiting.values()), {}
         for _, undecided, future in waiting:
-            future.set_result(verdict_of(undecided, (False, "error", why), 0.0))
+            _settle(future, verdict_of(undecided, (False, "error", why), 0.0))
 
 
-_shared: dict[tuple[int, int, float, int], GraderPool] = {}
+def _settle(future: Future[Grade], result: Grade) -> None:
+    """Hand over the grade, unless whoever waited has given it up; from here on it can no longer do so."""
+    if future.set_running_or_notify_cancel():
+        future.set_result(result)
+
+
+_shared: dict[tuple[int, int, float, int, frozenset[str]], GraderPool] = {}
 _shared_lock = threading.Lock()
 
 
-def shared_pool(workers: int = 1, timeout_s: float = 5.0, memory_mb: int = 2048) -> GraderPool:
-    """A pool kept until this process ends, one for each set of limits; a forked child gets its own."""
-    key = (os.getpid(), workers, timeout_s, memory_mb)
+def shared_pool(
+    workers: int = 1, timeout_s: float = 5.0, memory_mb: int = 2048, evaluating_scorers: Collection[str] = ()
+) -> GraderPool:
+    """A pool kept until this process ends, one for each set of arguments; a forked child gets its own."""
+    arguments = (workers, timeout_s, memory_mb, frozenset(evaluating_scorers))
+    key = (os.getpid(), *arguments)
     with _shared_lock:
         if key not in _shared:
-            _shared[key] = GraderPool(workers, timeout_s, memory_mb)
+            _shared[key] = GraderPool(*arguments)
         return _shared[key]

@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from verl_ext.errors import ConfigError
 from verl_ext.reward.grading import Grade
 from verl_ext.reward.math.extraction import has_closed_box
-from verl_ext.reward.options import RewardOptions, read_options
+from verl_ext.reward.options import PREFIX, RewardOptions, read_options
 from verl_ext.reward.policy import GradingPolicy
 from verl_ext.reward.sources import rule_for
+from verl_ext.reward.turns import require_single_turn
 
 
 def reward_of(grade: Grade, response: str, response_length: int, options: RewardOptions) -> dict[str, Any]:
@@ -66,16 +68,27 @@ async def compute_score(
         data_source: a name that `sources.rule_for` knows.
         solution_str: the response.
         ground_truth: the gold answer, or the parts of an answer of several parts.
-        extra_info: the row's own; only OlympiadBench's `error` is read.
+        extra_info: the row's own; only OlympiadBench's `error` is read, and verl's `num_turns`.
         reward_kwargs: keys of `RewardOptions`. The overlong penalty needs a length in tokens, which verl does not hand
             to a score function, so it is not available here; verl's own `dapo` manager adds it.
+
+    Raises:
+        ConfigError: an option that cannot work, or that only the manager `math_verify_pool` has.
+        UserError: a response of several turns, of which only the manager can grade the last.
     """
     from verl_ext.reward.pool import shared_pool
 
     for name in ("reward_router_address", "reward_model_tokenizer"):
         reward_kwargs.pop(name, None)
+    if "on_no_verdict" in reward_kwargs:
+        raise ConfigError(
+            "reward.custom_reward_function.reward_kwargs.on_no_verdict",
+            given=reward_kwargs["on_no_verdict"],
+            expected=f"nothing: {PREFIX}.on_no_verdict says what the trainer does with such answers",
+        )
     options = read_options(reward_kwargs)
-    pool = shared_pool(options.workers, options.timeout_s, options.memory_mb)
+    require_single_turn((extra_info or {}).get("num_turns"))
+    pool = shared_pool(options.workers, options.timeout_s, options.memory_mb, options.evaluating_scorers)
     policy = policy_for(data_source, extra_info, options)
     gold = gold_of(ground_truth)
     future = await asyncio.to_thread(

@@ -7,14 +7,14 @@ source that nobody can grade would give every response a reward of 0.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from verl_ext.errors import ConfigError, nearest
 from verl_ext.reward.policy import STRICT, GradingPolicy
-
-REASONING_GYM_PREFIX = "reasoning_gym/"
+from verl_ext.reward.scorers import PREFIX as REASONING_GYM_PREFIX
+from verl_ext.reward.scorers import require_allowed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,20 +92,34 @@ def rule_for(data_source: str) -> SourceRule:
     raise ConfigError("data_source", given=data_source, expected=f"{hint}one of {known}, {REASONING_GYM_PREFIX}TASK")
 
 
-def check_data_files(files: Iterable[Any], *, column: str, has_judge: bool) -> None:
+def check_data_files(
+    files: Iterable[Any], *, column: str, has_judge: bool, evaluating_scorers: Collection[str] = ()
+) -> None:
     """Check every data source named in the parquet files of a run, before anything heavy starts.
 
     Args:
         files: a path, a list of paths or None, as in `data.train_files`. Only local parquet files are read.
         column: the column that names the source.
         has_judge: whether a remote judge is configured.
+        evaluating_scorers: reasoning-gym tasks whose scorer may run text as Python.
 
     Raises:
-        ConfigError: a source that no rule covers, or that needs a judge where there is none.
+        ConfigError: a source that no rule covers, that needs a judge where there is none, or whose scorer may not run.
     """
     for name in sorted(set().union(*(_sources_in(path, column) for path in _paths(files)))):
-        if rule_for(name).extraction == "judge" and not has_judge:
-            raise ConfigError("reward.reward_kwargs.judge", given=None, expected=f"a judge, for data source {name!r}")
+        check_source(name, has_judge=has_judge, evaluating_scorers=evaluating_scorers)
+
+
+def check_source(name: str, *, has_judge: bool, evaluating_scorers: Collection[str]) -> None:
+    """Whether a run with these options can grade a data source.
+
+    Raises:
+        ConfigError: see `check_data_files`.
+    """
+    rule = rule_for(name)
+    if rule.extraction == "judge" and not has_judge:
+        raise ConfigError("reward.reward_kwargs.judge", given=None, expected=f"a judge, for data source {name!r}")
+    require_allowed(rule.task, evaluating_scorers, "reward.reward_kwargs.evaluating_scorers")
 
 
 def _paths(files: Iterable[Any]) -> list[str]:

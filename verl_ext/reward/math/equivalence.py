@@ -1,38 +1,69 @@
 r"""Whether two answers are the same answer: cheap and exact first, symbols only where nothing else decides.
 
-Each comparison is True, False or None. None means that only symbols can tell; `equivalent` is then called again
-with a `symbolic` comparison, in a process that may be killed (see `confined`).
+Each comparison is True, False or None. True is a proof and False a refutation: two numbers that differ, another length,
+another unit, an ordered pair in another order, values that differ at a point. None is neither, and goes to the next
+stage; what this process leaves open, a process that may be killed compares with symbols (see `settle`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from fractions import Fraction
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from verl_ext.reward.math.exact_number import ExactNumber, has_thousands_separators, read_number
+from verl_ext.reward.math.colons import same_ratio, same_time
+from verl_ext.reward.math.equations import (
+    Equation,
+    are_plain_names,
+    is_constant,
+    is_operation,
+    is_worded,
+    may_be_computed,
+    read_equation,
+    same_name,
+)
+from verl_ext.reward.math.exact_number import has_thousands_separators, read_number
 from verl_ext.reward.math.normalise import key, normalise
+from verl_ext.reward.math.numbers import same_number, same_percent, same_quantity
 from verl_ext.reward.math.parts import (
-    are_vectors,
     before_approximation,
-    name_and_value,
-    names_of,
-    read_percent,
     same_choice,
     same_numeral,
     same_words,
     spread_plus_minus,
     unwrapped,
-    without_names,
 )
-from verl_ext.reward.math.structure import Group, Leaf, read_structure
-from verl_ext.reward.math.units import Quantity, split_unit
+from verl_ext.reward.math.qualifiers import without_qualifiers
+from verl_ext.reward.math.shapes import ShapeComparison, all_of
+from verl_ext.reward.math.structure import Leaf, read_structure
 from verl_ext.reward.policy import GradingPolicy
 
 Symbolic = Callable[[str, str, str], bool | None]
-"""(gold, answer, "expression" or "equation") -> whether they are equal, None where it could not be told."""
+"""(gold, answer, "expression", "equation", "relation" or "set") -> whether they are equal, None where it cannot tell."""
+
+LAST_STAGE = "math-verify under guards"
+"""The stage that decides what the others leave open (`settle`)."""
+
+_RELATION = re.compile(r"[<>]|\\(?:le|ge|ne)(?![a-z])")
 
 
-def equivalent(gold: str, answer: str, policy: GradingPolicy, symbolic: Symbolic | None = None) -> bool | None:
+@dataclass(frozen=True)
+class Finding:
+    """What one stage found about one pair of normalised texts."""
+
+    stage: str
+    gold: str
+    answer: str
+    equal: bool | None
+
+
+def equivalent(
+    gold: str,
+    answer: str,
+    policy: GradingPolicy,
+    symbolic: Symbolic | None = None,
+    trace: list[Finding] | None = None,
+) -> bool | None:
     """Whether `answer` is `gold`.
 
     Args:
@@ -40,40 +71,46 @@ def equivalent(gold: str, answer: str, policy: GradingPolicy, symbolic: Symbolic
         answer: what was extracted from the response.
         policy: the choices where the field disagrees.
         symbolic: decides what text and numbers cannot; without it such a pair gives None.
+        trace: gets a `Finding` for each rule that had something to say, in the order of their conclusions.
     """
-    return _Comparison(policy, symbolic).texts(normalise(gold), normalise(answer))
+    return _Comparison(policy, symbolic, trace).texts(normalise(gold), normalise(answer))
 
 
-def _all(results: Iterable[bool | None]) -> bool | None:
-    """Three-valued and: one False settles it, whatever is not known."""
-    unknown = False
-    for result in results:
-        if result is False:
-            return False
-        unknown |= result is None
-    return None if unknown else True
-
-
-class _Comparison:
-    def __init__(self, policy: GradingPolicy, symbolic: Symbolic | None) -> None:
+class _Comparison(ShapeComparison):
+    def __init__(self, policy: GradingPolicy, symbolic: Symbolic | None, trace: list[Finding] | None) -> None:
         self.policy = policy
         self.symbolic = symbolic
+        self.trace = trace
+
+    def found(self, stage: str, gold: str, answer: str, equal: bool | None) -> bool | None:
+        """`equal`, written down."""
+        if self.trace is not None:
+            self.trace.append(Finding(stage, gold, answer, equal))
+        return equal
+
+    def ask(self, gold: str, answer: str, kind: str) -> bool | None:
+        if self.symbolic is None:
+            return None
+        return self.found(f"symbols ({kind})", gold, answer, self.symbolic(gold, answer, kind))
 
     def texts(self, gold: str, answer: str) -> bool | None:
         """Two normalised answers, before anything is known about their shape."""
         if not gold or not answer:
-            return False
+            return self.found("text", gold, answer, False)
         if key(gold) == key(answer):
-            return True
-        numbers = self.numbers(gold, answer)
+            return self.found("text", gold, answer, True)
+        numbers = same_number(gold, answer, self.policy)
         if numbers is not None:
-            return numbers or self._list_with_bare_commas(gold, answer)
-        if same_words(gold, answer):
-            return True
-        choice = same_choice(gold, answer)
-        if choice is not None:
-            return choice
-        return self.shapes(read_structure(unwrapped(gold)), read_structure(unwrapped(answer)))
+            return self.found("numbers", gold, answer, numbers or self._list_with_bare_commas(gold, answer))
+        for stage, rule in (("words", same_words), ("choice", same_choice), ("time", same_time)):
+            result = rule(gold, answer)
+            if result is not None:
+                return self.found(stage, gold, answer, result)
+        plain = without_qualifiers(gold, answer)
+        if plain is not None:
+            return self.found("qualifier", gold, answer, self.texts(*plain))
+        result = self.shapes(read_structure(unwrapped(gold)), read_structure(unwrapped(answer)))
+        return self.found("structure", gold, answer, result)
 
     def _list_with_bare_commas(self, gold: str, answer: str) -> bool | None:
         """`7,144` was read as a number: where the other side is `144,7`, both are lists."""
@@ -81,166 +118,108 @@ class _Comparison:
             return self.shapes(read_structure(gold), read_structure(answer))
         return False
 
-    # Shapes
-
-    def shapes(self, gold: Leaf | Group, answer: Leaf | Group) -> bool | None:
-        if isinstance(gold, Leaf) and isinstance(answer, Leaf):
-            return self.leaves(gold.text, answer.text)
-        if isinstance(gold, Leaf) or isinstance(answer, Leaf):
-            return self._leaf_and_group(gold, answer)
-        if gold.variable and answer.variable and key(gold.variable) != key(answer.variable):
-            return False
-        kinds = {gold.kind, answer.kind}
-        if kinds <= {"list", "set"}:
-            return self._lists(gold, answer)
-        if kinds == {"union"}:
-            return self._any_order(gold.items, answer.items)
-        if kinds == {"list", "bracket"}:
-            return self._in_order(without_names(gold.items), without_names(answer.items))
-        if kinds == {"bracket"} and gold.ends != answer.ends and not are_vectors(gold, answer):
-            return False
-        if kinds in ({"bracket"}, {"sequence"}, {"row"}) or (kinds == {"matrix"} and gold.ends == answer.ends):
-            return self._in_order(gold.items, answer.items)
-        return False
-
-    def _leaf_and_group(self, gold: Leaf | Group, answer: Leaf | Group) -> bool | None:
-        r"""A single `\pm` stands for two answers; a set or list of one stands for its element; else unlike things."""
-        leaf, group = (gold, answer) if isinstance(gold, Leaf) else (answer, gold)
-        spread = spread_plus_minus(leaf)
-        if len(spread) > 1 and group.kind in ("list", "set"):
-            items = tuple(part for item in group.items for part in spread_plus_minus(item))
-            return self._any_order(spread, items) if leaf is gold else self._any_order(items, spread)
-        if group.kind == "set" and len(group.items) == 1:
-            return self.shapes(leaf, group.items[0]) if leaf is gold else self.shapes(group.items[0], leaf)
-        named = name_and_value(leaf.text)
-        if named and named[0]:
-            inner = read_structure(named[1])
-            if isinstance(inner, Group):
-                return self.shapes(inner, group) if leaf is gold else self.shapes(group, inner)
-        if group.kind == "matrix" and "matrix" in leaf.text:  # a factor before the matrix: only symbols can multiply
-            return self.symbolic(gold.text, answer.text, "expression") if self.symbolic else None
-        return False
-
-    def _lists(self, gold: Group, answer: Group) -> bool | None:
-        gold_items = tuple(part for item in gold.items for part in spread_plus_minus(item))
-        answer_items = tuple(part for item in answer.items for part in spread_plus_minus(item))
-        gold_names, answer_names = names_of(gold_items), names_of(answer_items)
-        if gold_names and answer_names and sorted(gold_names) != sorted(answer_names):
-            return False
-        if bool(gold_names) != bool(answer_names):
-            distinct = len(set(gold_names or answer_names)) > 1
-            compare = self._in_order if distinct else self._any_order
-            return compare(without_names(gold_items), without_names(answer_items))
-        return self._any_order(gold_items, answer_items)
-
-    def _in_order(self, gold: Sequence[Leaf | Group], answer: Sequence[Leaf | Group]) -> bool | None:
-        if len(gold) != len(answer):
-            return False
-        return _all(self.shapes(one, other) for one, other in zip(gold, answer, strict=True))
-
-    def _any_order(self, gold: Sequence[Leaf | Group], answer: Sequence[Leaf | Group]) -> bool | None:
-        """Each gold item pairs with its own answer item; equality is transitive, so the first match will do."""
-        if len(gold) != len(answer):
-            return False
-        left, unknown = list(answer), False
-        for item in gold:
-            found = None
-            for position, other in enumerate(left):
-                result = self.shapes(item, other)
-                if result:
-                    found = position
-                    break
-                unknown |= result is None
-            if found is None:
-                return None if unknown else False
-            del left[found]
-        return True
-
-    # Single expressions
-
     def leaves(self, gold: str, answer: str) -> bool | None:
         gold, answer = before_approximation(gold), before_approximation(answer)
         if key(gold) == key(answer):
             return True
-        for rule in (self._equations, self.numbers, same_numeral, same_words, self._quantities, self._plus_minus):
+        for stage, rule in (
+            ("equation", self._equations),
+            ("numbers", self._numbers),
+            ("numeral", same_numeral),
+            ("words", same_words),
+            ("time", same_time),
+            ("ratio", self._ratios),
+            ("quantity", self._quantities),
+            ("percent", self._percents),
+            ("plus-minus", self._plus_minus),
+            ("relation", self._relations),
+        ):
             result = rule(gold, answer)
             if result is not None:
-                return result
-        if self.symbolic is None:
-            return None
-        return self.symbolic(gold, answer, "expression")
+                return self.found(stage, gold, answer, result)
+        return self.ask(gold, answer, "expression")
 
-    def numbers(self, gold: str, answer: str) -> bool | None:
-        """Two numbers; None where either is not one."""
-        gold_number, gold_percent = read_percent(gold)
-        if gold_number is None:
-            return None
-        answer_number, answer_percent = read_percent(answer)
-        if answer_number is None:
-            return None
-        return self._same_number(gold_number, answer_number, gold_percent, answer_percent)
+    def _numbers(self, gold: str, answer: str) -> bool | None:
+        return same_number(gold, answer, self.policy)
 
-    def _same_number(self, gold: ExactNumber, answer: ExactNumber, gold_percent: bool, answer_percent: bool) -> bool:
-        if self.policy.percent == "any":
-            return any(self._close(gold, answer, factor) for factor in (Fraction(1), Fraction(100), Fraction(1, 100)))
-        if gold_percent == answer_percent:
-            return self._close(gold, answer, Fraction(1))
-        percent = gold if gold_percent else answer
-        # Problems that ask for a percentage have golds such as 50 and answers such as 50%. Up to 1 the sign
-        # is never left out, or 0.5% would pass for 0.5.
-        sign_left_out = abs(percent.value) > 1 and self._close(gold, answer, Fraction(1))
-        as_value = Fraction(1, 100) if answer_percent else Fraction(100)
-        return sign_left_out or self._close(gold, answer, as_value)
+    def _ratios(self, gold: str, answer: str) -> bool | None:
+        return same_ratio(gold, answer, self._expressions)
 
-    def _close(self, gold: ExactNumber, answer: ExactNumber, factor: Fraction) -> bool:
-        distance = abs(gold.value - answer.value * factor)
-        if distance == 0:
-            return True
-        if self.policy.absolute_tolerance and distance <= Fraction(self.policy.absolute_tolerance):
-            return True
-        if not self.policy.relative_tolerance:
-            return False
-        is_measured = self.policy.tolerance_for == "all" or gold.is_decimal
-        return is_measured and distance <= abs(gold.value) * Fraction(self.policy.relative_tolerance)
-
-    def _equations(self, gold: str, answer: str) -> bool | None:
-        """`x = 5` is 5; `y = 2x + 3` is a line, compared as one; None where neither has an equals sign."""
-        gold_named, answer_named = name_and_value(gold), name_and_value(answer)
-        if gold_named is None and answer_named is None:
-            return None
-        gold_name, gold_value = gold_named or ("", gold)
-        answer_name, answer_value = answer_named or ("", answer)
-        if gold_named and answer_named:
-            if gold_name and key(gold_name) == key(answer_name):
-                return self.texts(gold_value, answer_value)
-            return self.symbolic(gold, answer, "equation") if self.symbolic else None
-        if (gold_named and not gold_name) or (answer_named and not answer_name):
-            return False  # 2x + 3y = 6 is not the expression 2x + 3y
-        return self.texts(gold_value, answer_value)
+    def _percents(self, gold: str, answer: str) -> bool | None:
+        return same_percent(gold, answer, self._expressions)
 
     def _quantities(self, gold: str, answer: str) -> bool | None:
-        """Two leaves of which at least one has a unit."""
-        gold_quantity, answer_quantity = split_unit(gold), split_unit(answer)
-        if gold_quantity.loose and not (answer_quantity.name and not answer_quantity.loose):
-            gold_quantity = Quantity(gold)
-        if answer_quantity.loose and not gold_quantity.name:
-            answer_quantity = Quantity(answer)
-        if not gold_quantity.name and not answer_quantity.name:
-            return None
-        if not gold_quantity.name or not answer_quantity.name:
-            if self.policy.units == "required" and gold_quantity.name:
-                return False
-            return self.texts(gold_quantity.text, answer_quantity.text)
-        if gold_quantity.dimension != answer_quantity.dimension:
-            return False
-        if gold_quantity.dimension is None or gold_quantity.scale == answer_quantity.scale:
-            unknown_units_differ = gold_quantity.dimension is None and gold_quantity.name != answer_quantity.name
-            return False if unknown_units_differ else self.texts(gold_quantity.text, answer_quantity.text)
-        gold_number, answer_number = read_number(gold_quantity.text), read_number(answer_quantity.text)
-        if gold_number is None or answer_number is None:
-            return False
-        return self._close(gold_number, answer_number, answer_quantity.scale / gold_quantity.scale)
+        return same_quantity(gold, answer, self.policy, self.texts, self._expressions)
+
+    def _expressions(self, gold: str, answer: str) -> bool | None:
+        return self.ask(gold, answer, "expression")
 
     def _plus_minus(self, gold: str, answer: str) -> bool | None:
         gold_spread, answer_spread = spread_plus_minus(Leaf(gold)), spread_plus_minus(Leaf(answer))
         return None if len(gold_spread) == len(answer_spread) == 1 else self._any_order(gold_spread, answer_spread)
+
+    def _relations(self, gold: str, answer: str) -> bool | None:
+        """Inequalities: proportional, or satisfied by the same numbers."""
+        is_relation = bool(_RELATION.search(gold)), bool(_RELATION.search(answer))
+        if is_relation == (True, True):
+            proportional = self.ask(gold, answer, "relation")
+            return proportional or self.ask(gold, answer, "set")
+        return False if any(is_relation) and any(read_number(text) for text in (gold, answer)) else None
+
+    # Equations
+
+    def _equations(self, gold: str, answer: str) -> bool | None:
+        """`x = 5` is 5; `y = 2x + 3` is a line, compared as one; None where neither has an equals sign."""
+        gold_equation, answer_equation = read_equation(gold), read_equation(answer)
+        if gold_equation and answer_equation:
+            return self._two_equations(gold_equation, answer_equation, gold, answer)
+        if gold_equation:
+            return self._value(gold_equation, lambda value: self.texts(value, answer))
+        if answer_equation:
+            return self._value(answer_equation, lambda value: self.texts(gold, value))
+        return None
+
+    def _value(self, equation: Equation, same: Callable[[str], bool | None]) -> bool | None:
+        """Whether the value that an equation names or restates is `same`; x^2 = 9 has none, and 2+4 = 5 is not true."""
+        if equation.name or is_constant(equation.sides[0]):
+            value = same(equation.value)
+            return False if value is False else all_of((value, self._is_true(equation)))
+        if len(equation.sides) == 2 and (identity := self.ask(equation.sides[0], equation.value, "expression")):
+            return same(equation.value) and identity
+        return False if self.symbolic else self._open(equation)
+
+    def _open(self, equation: Equation) -> bool | None:
+        """An equation may be an identity, sin^2 x + cos^2 x = 1, unless it says what a letter is."""
+        return False if read_number(equation.value) and not equation.is_composed else None
+
+    def _is_true(self, equation: Equation) -> bool | None:
+        """Whether each side that can be computed has the last one's value; what cannot be computed counts as true."""
+        if not is_constant(equation.value) and not any(is_operation(side) for side in equation.sides[:-1]):
+            return True
+        results = [
+            self.texts(equation.value, side)
+            for side in equation.restated
+            if may_be_computed(side) and (is_constant(equation.value) or is_operation(side))
+        ]
+        result = all_of(results)
+        return True if result is None and self.symbolic else result
+
+    def _two_equations(self, gold: Equation, answer: Equation, gold_text: str, answer_text: str) -> bool | None:
+        true = self._is_true(answer)
+        if true is False:
+            return False
+        gold_restates, answer_restates = is_constant(gold.sides[0]), is_constant(answer.sides[0])
+        if gold.name and answer.name and not (gold_restates or answer_restates):
+            same = same_name(gold.name, answer.name) or self._same_sum(gold.name, answer.name)
+            if same or is_worded(gold.name) != is_worded(answer.name):
+                return all_of((self.texts(gold.value, answer.value), true))
+            constants = is_constant(gold.value) and is_constant(answer.value)
+            if constants and are_plain_names(gold.name, answer.name):
+                return False  # another name for its value
+        elif (gold.name or gold_restates) and (answer.name or answer_restates):
+            return all_of((self.texts(gold.value, answer.value), true))
+        return self.ask(gold_text, answer_text, "equation")
+
+    def _same_sum(self, gold: str, answer: str) -> bool:
+        """`m+n` and `n+m`, without symbols."""
+        return "+" in gold and sorted(key(gold).split("+")) == sorted(key(answer).split("+"))

@@ -20,6 +20,9 @@ _TIMES_POWER = re.compile(rf"(?:({_DECIMAL}) ?(?:\\times|\\cdot|\*) ?)?10\^(?:\{
 _FRACTION = re.compile(rf"([0-9]*) ?\\frac ?\{{([+-]?{_DECIMAL})\}}\{{([+-]?{_DECIMAL})\}}")
 _SLASH = re.compile(rf"\(?([+-]?{_DECIMAL})\)?/\(?([+-]?{_DECIMAL})\)?")
 _MIXED_SLASH = re.compile(r"([0-9]+) ([0-9]+)/([0-9]+)")
+REPEATING = re.compile(
+    r"([0-9]*)\.([0-9]*)(?:\\(?:overline|bar|dot|overset\{\.\}) ?(?:\{([0-9]{1,40})\}|([0-9]))|\(([0-9]{1,40})\))"
+)
 _THOUSANDS = re.compile(r"[0-9]{1,3}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+)(?:\.[0-9]*)?")
 
 
@@ -68,12 +71,22 @@ def _read_unsigned(text: str) -> ExactNumber | None:
         is_decimal = found.group(1) is not None
         number = _with_exponent(found.group(1) or "1", int(found.group(2) or found.group(3)))
         return ExactNumber(number.value, is_decimal) if number else None
+    if found := REPEATING.fullmatch(text):
+        return ExactNumber(repeating_decimal(found), False)
     if found := _FRACTION.fullmatch(text):
         whole, above, below = found.groups()
         return _quotient(above, below, Fraction(whole or 0))
     if found := _SLASH.fullmatch(text):
         return _quotient(*found.groups(), Fraction(0))
     return None
+
+
+def repeating_decimal(found: re.Match[str]) -> Fraction:
+    r"""The value of `0.1\overline{6}`, a match of `REPEATING`."""
+    whole, once = found.group(1), found.group(2)
+    period = found.group(3) or found.group(4) or found.group(5)
+    repeated = Fraction(int(period), 10 ** len(period) - 1) if set(period) != {"0"} else Fraction(0)
+    return Fraction(f"{whole or 0}.{once or 0}") + repeated / 10 ** len(once)
 
 
 def _with_exponent(mantissa: str, exponent: int) -> ExactNumber | None:

@@ -8,27 +8,37 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from verl_ext.reward.math.plain_text import as_latex
+from verl_ext.reward.math.separators import without_separators
+
 _REPLACED = {
     "−": "-", "–": "-", "×": "\\times ", "·": "\\cdot ", "÷": "/", "π": "\\pi ", "∞": "\\infty ", "√": "\\sqrt ",
     "°": "^\\circ ", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "±": "\\pm ",
+    **{sign: f"\\frac{{{above}}}{{{below}}}" for sign, above, below in zip("⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞", "121234151357", "335555668888", strict=True)},
     "½": "\\frac{1}{2}", "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}", "²": "^{2}", "³": "^{3}", "∅": "\\emptyset ",
     "θ": "\\theta ", "α": "\\alpha ", "β": "\\beta ", "…": "\\ldots ", "⋯": "\\ldots ", "％": "%", "（": "(", "）": ")",
-    "，": ",", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "",
+    "，": ",", "：": ":", "＝": "=", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "", "′": "'", "’": "'",
+    "≈": "\\approx ", "∠": "\\angle ", "△": "\\triangle ", "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}",
+    "γ": "\\gamma ", "δ": "\\delta ", "λ": "\\lambda ", "μ": "\\mu ", "ρ": "\\rho ", "σ": "\\sigma ", "τ": "\\tau ",
+    "φ": "\\phi ", "ω": "\\omega ", "Δ": "\\Delta ", "∖": "\\setminus ", "∨": "\\lor ", "¹": "^{1}", "⁴": "^{4}",
+    "⁵": "^{5}", "⁶": "^{6}", "⁷": "^{7}", "⁸": "^{8}", "⁹": "^{9}", "⁰": "^{0}", "⁻": "^{-}", "ⁿ": "^{n}",
 }  # fmt: skip
 _UNICODE = str.maketrans(_REPLACED)
 
 _COMMANDS = {
     "dfrac": "\\frac", "tfrac": "\\frac", "cfrac": "\\frac",
     "leq": "\\le", "leqslant": "\\le", "geq": "\\ge", "geqslant": "\\ge", "neq": "\\ne", "lt": "<", "gt": ">",
-    "lbrace": "\\{", "rbrace": "\\}", "lbrack": "[", "rbrack": "]", "lvert": "|", "rvert": "|", "vert": "|",
+    "lbrace": "\\{", "rbrace": "\\}", "lbrack": "[", "rbrack": "]", "lvert": "|", "rvert": "|",
     "dots": "\\ldots", "cdots": "\\ldots", "dotsc": "\\ldots", "degree": "^\\circ", "degrees": "^\\circ",
     "mbox": "\\text", "textrm": "\\text", "textnormal": "\\text", "hbox": "\\text", "rm": "", "operatorname": "",
     "varnothing": "\\emptyset", "Bigl": "", "Bigr": "", "bigl": "", "bigr": "", "Big": "", "big": "",
     "bigg": "", "Bigg": "", "biggl": "", "biggr": "", "left": "", "right": "", "displaystyle": "", "textstyle": "",
-    "limits": "", "quad": " ", "qquad": " ", "thinspace": "", "enspace": " ", "nonumber": "",
+    "limits": "", "R": "\\mathbb{R}", "reals": "\\mathbb{R}", "Z": "\\mathbb{Z}", "N": "\\mathbb{N}", "Q": "\\mathbb{Q}",
+    "backslash": "\\setminus", "vee": "\\lor", "to": "\\to", "rightarrow": "\\to", "colon": ":", "vert": "|", "mid": "\\mid",
+    "simeq": "\\approx", "thickapprox": "\\approx", "lg": "\\log_{10}", "middle": "", "dotsb": "\\ldots", "Pr": "P", "quad": " ", "qquad": " ", "thinspace": "", "enspace": " ", "nonumber": "",
 }  # fmt: skip
 _STYLES = ("mathbf", "boldsymbol", "bm", "textbf", "mathit", "mathsf", "textit", "emph", "underline", "boxed", "fbox",
-           "mathrm", "ensuremath", "mathnormal", "overset", "bold")  # fmt: skip
+           "mathrm", "ensuremath", "mathnormal", "overset", "bold", "texttt", "textsf", "textsl")  # fmt: skip
 
 _COMMAND = re.compile(r"\\([a-zA-Z]+)\*?")
 _STYLE = re.compile(r"\\(?:" + "|".join(_STYLES) + r") ?\{")
@@ -37,13 +47,32 @@ _SPACING = re.compile(r"(?<!\\)\\[,;:! ]|~")
 _ORDINAL = re.compile(r"(?<=\d)\^\{?\\text ?\{(?:st|nd|rd|th)\}\}?$")
 _OPERATOR = re.compile(r"\\operatorname\*? ?\{ ?([a-zA-Z]{1,12}) ?\}")
 _OPERATORS = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
-_MARKDOWN_BOLD = re.compile(r"\*\*([^*]{1,500})\*\*|__([^_]{1,500})__")
+_MARKDOWN_BOLD = re.compile(r"(?<![\w)}])\*\*([^*]{1,500})\*\*(?![\w(\\])|__([^_]{1,500})__")
 _CIRC = re.compile(r"\^ ?(?:\{ ?\\circ ?\}|\\circ)")
 _FRAC_SHORT = re.compile(r"\\frac ?([0-9a-zA-Z])(?=[ 0-9a-zA-Z{\\])")
 _FRAC_SECOND = re.compile(r"(\\frac ?\{[^{}]{1,200}\}) ?([0-9a-zA-Z])")
 _SQRT_SHORT = re.compile(r"\\sqrt ?([0-9a-zA-Z])")
-_THOUSANDS_BRACED = re.compile(r"(\d)\{,\}(?=\d)")
-_THOUSANDS_SPACED = re.compile(r"(?<=\d)(?:, ?\\! ?|\\!,\\!|\\, ?|,\\,)(?=\d{3}(?!\d))")
+_POWERS_IN_A_ROW = re.compile(r"\^\{([-\dn])\}\^\{([\dn])\}")
+_CHOOSE = re.compile(r"\{ ?([^{}]{1,60}?) ?\\choose ?([^{}]{1,60}?) ?\}")
+_SMALL_NAMES = r"(?:p|b|small)?matrix|array"
+_MATRIX_IN_BRACKETS = re.compile(
+    rf"([\[(|]) ?\\begin\{{({_SMALL_NAMES})\}}(?:\{{[^{{}}]{{0,20}}\}})?((?:(?!\\begin).){{0,3000}}?)\\end\{{\2\}} ?([\])|])",
+    re.DOTALL,
+)
+_CASES_IN_BRACE = re.compile(
+    r"\\\{ ?\\begin\{(array|aligned|matrix)\}(?:\{[^{}]{0,20}\})?((?:(?!\\begin).){0,3000}?)\\end\{\1\} ?\.?$",
+    re.DOTALL,
+)
+_ROW_SKIP = re.compile(r"\\\\ ?\[[^\[\]]{0,10}\]")
+_BOLD_REALS = re.compile(r"(?:^|(?<=\\in)) ?\\(?:mathbf|bf|boldsymbol) ?(?:\{ ?R ?\}|R)(?=$)")
+_BARE_CONNECTOR = re.compile(
+    r"(?:(?<=[\d})\],;!%])|(?<=[ \d(=][a-zA-Z]))(?:,? )(and|or) (?=[\d\\(\[{+\-.|]|[a-zA-Z](?![a-zA-Z]))"
+)
+_PER = re.compile(r"\\text ?\{([^{}]{1,30})\} ?/ ?\\text ?\{([^{}]{1,30})\}")
+_PERCENT = re.compile(r"(?<=[\d}]) ?(?:\\text ?\{ ?(?:percent|per cent) ?\}|percent|per cent)$")
+_PRICE = re.compile(r"(-?)\$ ?(\d[\d.,]{0,30}|\\[dt]?frac\{\d{1,9}\}\{\d{1,9}\})[. ]?")
+_TEXT_STYLES = ("\\mathrm", "\\textbf", "\\textit", "\\texttt", "\\textsf", "\\textsl", "\\emph")
+_HAS_WORD = re.compile(r"(?<!\\)\b[a-zA-Z]{2}")
 _SPACES = re.compile(r"\s+")
 _OUTER_TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
 _BLANK = re.compile(r"(?<![0-9]) | (?![0-9])")
@@ -59,22 +88,29 @@ def normalise(answer: str) -> str:
     if text.isdigit() and text.isascii():
         return text.lstrip("0") or "0"
     text = text.translate(_UNICODE)
-    text = _THOUSANDS_SPACED.sub(",", _THOUSANDS_BRACED.sub(r"\1,", text))
+    text = _POWERS_IN_A_ROW.sub(r"^{\1\2}", text)
     text = text.replace("\\$", "$").replace("\\%", "%").replace("\\#", "#").replace("\\&", "&")
+    if price := _PRICE.fullmatch(text):
+        text = f"{price.group(1)}{price.group(2)}\\text{{dollars}}"
     text = _MATH_DELIMITER.sub("", text.replace("$", ""))
     if text.startswith("**") and text.endswith("**"):
         text = text[2:-2]
     text = _MARKDOWN_BOLD.sub(lambda match: match.group(1) or match.group(2), text)
-    text = _SPACING.sub(" ", text)
+    text = _SPACING.sub(" ", without_separators(text))
+    text = _BARE_CONNECTOR.sub(r" \\text{ \1 } ", as_latex(text))
     text = _OPERATOR.sub(lambda match: "\\" + _OPERATORS.get(match.group(1), match.group(1)) + " ", text)
-    text = _unstyle(text)
+    text = _unstyle(_BOLD_REALS.sub(r"\\mathbb{R}", text.strip()))
     text = _COMMAND.sub(_spell_command, text)
     text = _CIRC.sub("^\\\\circ ", text)
-    text = _SPACES.sub(" ", text)
+    text = _CHOOSE.sub(r"\\binom{\1}{\2}", _SPACES.sub(" ", text))
+    if "\\begin" in text:
+        text = _ROW_SKIP.sub(r"\\\\", text)
+        text = _CASES_IN_BRACE.sub(r"\\begin{cases}\2\\end{cases}", _MATRIX_IN_BRACKETS.sub(_spell_matrix, text))
     text = _FRAC_SHORT.sub(r"\\frac{\1}", text)
     text = _FRAC_SECOND.sub(r"\1{\2}", text)
     text = _SQRT_SHORT.sub(r"\\sqrt{\1}", text)
     text = _TIGHT.sub(r"\1", text)
+    text = _PERCENT.sub("%", _PER.sub(r"\\text{\1/\2}", text))
     text = _ORDINAL.sub("", text).strip().rstrip(_ENDING)
     while text.endswith("\\\\"):
         text = text[:-2].rstrip(_ENDING)
@@ -98,11 +134,18 @@ def _drop_one_style(text: str, match: re.Match[str]) -> str:
         if depth == 0:
             inner = text[match.end() : position]
             before, after = text[: match.start()], text[position + 1 :]
-            if match.group().startswith("\\mathrm") and inner.strip() not in _UPRIGHT_SYMBOLS and not inner.isdigit():
+            is_text = match.group().startswith(_TEXT_STYLES) and _HAS_WORD.search(inner)
+            is_unit = match.group().startswith("\\mathrm") and inner.strip() not in _UPRIGHT_SYMBOLS
+            if (is_text or is_unit) and not inner.isdigit():
                 return f"{before}\\text{{{inner}}}{after}"
             needs_braces = before.rstrip().endswith(("^", "_", "}", "\\frac", "\\sqrt"))
             return f"{before}{{{inner}}}{after}" if needs_braces else f"{before} {inner} {after}".strip()
     return text[: match.start()] + text[match.end() :]
+
+
+def _spell_matrix(match: re.Match[str]) -> str:
+    kind = "vmatrix" if match.group(1) == "|" else "pmatrix"
+    return f"\\begin{{{kind}}}{match.group(3)}\\end{{{kind}}}"
 
 
 def _spell_command(match: re.Match[str]) -> str:

@@ -5,29 +5,58 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from verl_ext.reward.math.exact_number import ExactNumber, read_number
+from verl_ext.reward.math.equations import in_usual_order, is_constant, names_a_quantity, read_equation
+from verl_ext.reward.math.exact_number import read_number
 from verl_ext.reward.math.normalise import key
 from verl_ext.reward.math.structure import Group, Leaf, read_structure, split_top_level
 
-_NAMED = re.compile(
-    r"((?:[a-zA-Z]|\\[a-zA-Z]{2,8})(?:_(?:\w|\{[^{}]{1,20}\}|\\[a-z]{2,6}\b))?'{0,2}"
-    r"(?:\([a-zA-Z](?:,[a-zA-Z]){0,3}\))?) ?= ?(.+)",
-    re.DOTALL,
-)
-_EQUALS = re.compile(r"(?<![<>!\\])=")
-_APPROXIMATELY = re.compile(r"\\approx|\\simeq|≈")
+_APPROXIMATELY = re.compile(r"\\approx|\\doteq|\\dot=|\\cong(?![a-z])")
 _WORDS = re.compile(r"(?:[A-Za-z]{2,}|[A-Za-z](?= ))(?:[ -][A-Za-z]+)*")
 _CHOICE = re.compile(r"\(?([A-Ja-j])\)|([A-J])")
-_CHOICE_THEN_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])[).:]) ?.{1,500}", re.DOTALL)
+_CHOICE_THEN_TEXT = re.compile(
+    r"(?:\(([A-Ja-j])\)|([A-J])[).:]|([a-e])\)|([A-J]) ?[-–—] ?(?=[a-zA-Z]{2})) ?.{1,500}", re.DOTALL
+)
+_OPTION = re.compile(r"(?:(?:option|choice|answer) ?:? ?)\(?([A-Ja-j])\)?", re.IGNORECASE)
+_ARTICLE = re.compile(r"(?:the|an?) (?=[a-z]{2})", re.IGNORECASE)
+_NUMBER_WORDS = {
+    word: str(number)
+    for number, word in enumerate(
+        [
+            "zero",
+            "one",
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+            "twelve",
+            "thirteen",
+            "fourteen",
+            "fifteen",
+            "sixteen",
+            "seventeen",
+            "eighteen",
+            "nineteen",
+            "twenty",
+        ]
+    )
+}
+_BASE_WORDS = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
+               "ten": "10", "eleven": "11", "twelve": "12", "sixteen": "16"}  # fmt: skip
+_SAME_WORDS = {
+    "no solutions": "no solution", "there is no solution": "no solution", "there are no solutions": "no solution",
+    "does not exist": "dne",
+}  # fmt: skip
+_NO_SOLUTION = "no solution"
 _BASE = re.compile(r"([0-9A-Za-z,]{1,100})_(?:\{(?:\\text\{)?(\d{1,2}|[a-z]{2,12})\}?\}|(\d{1,2}))")
+_SINGLE = re.compile(r"(?:[a-zA-Z]|\\[a-z]{2,7})(?:_\{?\w{1,3}\}?)?")
 _PLUS_MINUS = re.compile(r"\\pm(?![a-z]) ?")
 _TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
-
-
-def read_percent(text: str) -> tuple[ExactNumber | None, bool]:
-    """The number before a percent sign, or the number, and whether the sign was there."""
-    is_percent = text.endswith("%")
-    return read_number(text.rstrip("%").rstrip() if is_percent else text), is_percent
 
 
 def unwrapped(text: str) -> str:
@@ -41,25 +70,45 @@ def unwrapped(text: str) -> str:
 
 
 def same_choice(gold: str, answer: str) -> bool | None:
-    """Letters of a multiple choice: (C), C, `C) 12`; None where the gold is no letter."""
+    """Letters of a multiple choice: (C), C, c), `C) 12`, `Option C`; None where the gold is no letter."""
     gold_choice = _CHOICE.fullmatch(unwrapped(gold))
     if gold_choice is None:
         return None
     letter = (gold_choice.group(1) or gold_choice.group(2)).upper()
     plain = _TEXT.sub(r"\1", answer).strip()
-    answer_choice = _CHOICE.fullmatch(plain) or _CHOICE_THEN_TEXT.fullmatch(plain)
+    answer_choice = _CHOICE.fullmatch(plain) or _OPTION.fullmatch(plain) or _CHOICE_THEN_TEXT.fullmatch(plain)
     if answer_choice is None:
         return None if gold_choice.group(2) else False  # a bare capital may be a variable as well
-    return letter == (answer_choice.group(1) or answer_choice.group(2)).upper()
+    return letter == next(group for group in answer_choice.groups() if group).upper()
 
 
 def same_words(gold: str, answer: str) -> bool | None:
-    """Answers in words (`east`, `Evelyn`): the same words, whatever their case."""
+    """Answers in words (`east`, `Evelyn`, `five`): the same words, whatever their case; None where the gold has none."""
     gold_words, answer_words = _TEXT.sub(r"\1", gold).strip(), _TEXT.sub(r"\1", answer).strip()
+    if gold_words.casefold() in _NUMBER_WORDS or answer_words.casefold() in _NUMBER_WORDS:
+        gold_number, answer_number = (
+            read_number(_NUMBER_WORDS.get(words.casefold(), words)) for words in (gold_words, answer_words)
+        )
+        return None if None in (gold_number, answer_number) else gold_number.value == answer_number.value
+    gold_plain, answer_plain = _plain_words(gold_words), _plain_words(answer_words)
+    if _NO_SOLUTION in (gold_plain, answer_plain) and any(_is_empty(text) for text in (gold, answer)):
+        return True
     is_marked = "\\text" in gold or "\\text" in answer
     if not _WORDS.fullmatch(gold_words) or (len(gold_words) < 4 and not is_marked):
         return None
-    return gold_words.casefold() == answer_words.casefold()
+    if isinstance(read_structure(gold), Group) and not _WORDS.fullmatch(answer_words):
+        return None  # words for a set: all real numbers
+    return gold_plain == answer_plain
+
+
+def _plain_words(words: str) -> str:
+    plain = _ARTICLE.sub("", " ".join(words.split()).strip(" .!")).casefold()
+    return _SAME_WORDS.get(plain, plain)
+
+
+def _is_empty(text: str) -> bool:
+    shape = read_structure(text)
+    return isinstance(shape, Group) and shape.kind == "set" and not shape.items
 
 
 def same_numeral(gold: str, answer: str) -> bool | None:
@@ -69,45 +118,49 @@ def same_numeral(gold: str, answer: str) -> bool | None:
         return None
     if gold_based is None or answer_based is None:
         return False
-    return key(gold_based.group(1)) == key(answer_based.group(1)) and (gold_based.group(2) or gold_based.group(3)) == (
-        answer_based.group(2) or answer_based.group(3)
-    )
+    gold_base, answer_base = (found.group(2) or found.group(3) for found in (gold_based, answer_based))
+    same_base = _BASE_WORDS.get(gold_base, gold_base) == _BASE_WORDS.get(answer_base, answer_base)
+    return same_base and key(gold_based.group(1)) == key(answer_based.group(1))
 
 
 def before_approximation(text: str) -> str:
+    r"""The exact value of `\frac{1}{3} \approx 0.333`, and `x = 11` for `x \approx 11`, where nothing exact is said."""
     found = _APPROXIMATELY.search(text)
-    return text[: found.start()].strip() if found and text[: found.start()].strip() else text
-
-
-def name_and_value(text: str) -> tuple[str, str] | None:
-    """(`x`, `5`) of `x = 5`; an empty name where the left side is more than a name; None without an equals sign."""
-    parts = _EQUALS.split(text)
-    if len(parts) < 2:
-        return None
-    named = _NAMED.fullmatch(text)
-    if named is None:
-        return "", text
-    return named.group(1), parts[-1].strip()
+    if found is None:
+        return text
+    before, after = text[: found.start()].strip(), text[found.end() :].strip()
+    if not before:
+        return after or text
+    equation = read_equation(before)
+    last = equation.value if equation else before
+    if after and not is_constant(last) and names_a_quantity(last):
+        return _APPROXIMATELY.sub("=", text)
+    return before
 
 
 def names_of(items: Sequence[Leaf | Group]) -> list[str]:
     """The names of `x=1, y=2`, or nothing unless every item is named."""
-    names = []
-    for item in items:
-        named = name_and_value(item.text) if isinstance(item, Leaf) else None
-        if not named or not named[0]:
-            return []
-        names.append(key(named[0]))
-    return names
+    equations = [read_equation(item.text) if isinstance(item, Leaf) else None for item in items]
+    names = [equation.name if equation else "" for equation in equations]
+    return [key(name) for name in names] if all(names) else []
 
 
 def without_names(items: Sequence[Leaf | Group]) -> tuple[Leaf | Group, ...]:
     """Drop the name from each named item, so `x=1, x=2` is `1, 2`, and `x=1, 2` too."""
     plain = []
     for item in items:
-        named = name_and_value(item.text) if isinstance(item, Leaf) else None
-        plain.append(read_structure(named[1]) if named and named[0] else item)
+        equation = read_equation(item.text) if isinstance(item, Leaf) else None
+        plain.append(read_structure(equation.value) if equation and equation.name else item)
     return tuple(plain)
+
+
+def in_order_of_names(items: Sequence[Leaf | Group]) -> tuple[Leaf | Group, ...]:
+    """The values of `p=5, q=2`, in the order in which a tuple lists such names (p before q, whatever came first)."""
+    names = names_of(items)
+    values = without_names(items)
+    if len(set(names)) < len(names) or not all(_SINGLE.fullmatch(name) for name in names):
+        return values
+    return tuple(values[position] for position in in_usual_order(names))
 
 
 def spread_plus_minus(item: Leaf | Group) -> tuple[Leaf | Group, ...]:

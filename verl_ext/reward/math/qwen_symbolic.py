@@ -12,8 +12,9 @@ import re
 
 import sympy
 
+from verl_ext.reward.math.last_resort import ask_math_verify
 from verl_ext.reward.math.qwen_equal import RELATIVE_TOLERANCE
-from verl_ext.reward.math.symbolic import Unparsable, compare, parse
+from verl_ext.reward.math.symbolic import Unparsable, parse, same_value
 
 _READ_SO_FAR = re.compile(r"(?<=\d)_|\{?,|\.(?!\d)|(?<=[a-zA-Z])\.")
 _UNREADABLE = re.compile(r"\\[\[\]()]|%|^[\[{]|^\([^()]*,")
@@ -29,15 +30,29 @@ def same_mathematics(answer: str, gold: str) -> bool:
             return False
         if len(gold_sides) == 2:
             one, other = (f"({left})-({right})" for left, right in (answer_sides, gold_sides))
-            return bool(compare(other, one, "expression")) or bool(compare(other, f"-({one})", "expression"))
-        if compare(gold_sides[0], answer_sides[0], "expression"):
+            return _same(other, one) or _same(other, f"-({one})")
+        if _same(gold_sides[0], answer_sides[0]):
             return True
-        answer_value, gold_value = _number(parse(answer_sides[0])), _number(parse(gold_sides[0]))
+        answer_value, gold_value = _number(_read(answer_sides[0])), _number(_read(gold_sides[0]))
     except Unparsable:
         return False
     if answer_value is None or gold_value is None:
         return False
     return math.isclose(answer_value, gold_value, rel_tol=RELATIVE_TOLERANCE)
+
+
+def _read(text: str) -> sympy.Basic:
+    return parse(text, as_written=True)
+
+
+def _same(gold: str, answer: str) -> bool:
+    gold_parsed = _read(gold)
+    try:
+        answer_parsed = _read(answer)
+    except Unparsable:
+        return False
+    by_value = same_value(gold_parsed, answer_parsed)
+    return ask_math_verify(gold_parsed, answer_parsed) if by_value is None else by_value
 
 
 def _sides(text: str) -> list[str]:

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+ANY_LENGTH = "unit"
+"""What `units` measures: a length in a unit that is not said."""
 _NAMES = {
     ("length", Fraction(1, 1000)): "mm millimeter millimeters millimetre millimetres",
     ("length", Fraction(1, 100)): "cm centimeter centimeters centimetre centimetres",
@@ -34,8 +36,13 @@ _NAMES = {
     ("energy", Fraction(1)): "J joule joules",
     ("power", Fraction(1)): "W watt watts",
     ("force", Fraction(1)): "N newton newtons",
+    (ANY_LENGTH, Fraction(1)): "unit units",
 }
+_NEUTRAL = re.compile(r"\(.*\)|approx(?:imately|\.)?|total|in total|altogether|exactly")
+"""Words that measure nothing: an answer with them is the number alone."""
 _KNOWN = {name: meaning for meaning, names in _NAMES.items() for name in names.split()}
+
+_RATES = {"mph": "mile/hour", "kph": "km/hour", "kmh": "km/hour", "fps": "foot/second"}
 
 _IN_TEXT = re.compile(r"^(.{1,400}?)[ ]?\\text ?\{([^{}]{1,80})\}(?:\^\{?(\d)\}?)?$", re.DOTALL)
 _IN_WORDS = re.compile(r"^(.{0,300}?[\d)}]) ?([a-zA-Z]{2,20}(?: [a-zA-Z]{1,20}){0,3})(?:\^\{?(\d)\}?)?$", re.DOTALL)
@@ -73,23 +80,36 @@ def split_unit(text: str) -> Quantity:
         number, name, power = found.group(1), " ".join(found.group(2).split()).rstrip("."), int(found.group(3) or 1)
         if not name or _CONNECTED.search(name):
             continue
+        if _NEUTRAL.fullmatch(name):
+            return split_unit(number)
         if square := _SQUARE.fullmatch(name):
             power = 3 if name.startswith("cu") else 2
             name = square.group(1)
-        meaning = _KNOWN.get(name) or _KNOWN.get(name.lower())
+        meaning = _KNOWN.get(name) or _KNOWN.get(name.lower()) or _rate(name)
         if meaning is None and pattern is _IN_WORDS and not _counts_things(number, text, name):
             continue
         if meaning is None:
-            return Quantity(number, f"{name.lower()}^{power}", None)
+            return Quantity(number, f"{_singular(name.lower())}^{power}", None)
         return Quantity(number, f"{name.lower()}^{power}", (meaning[0], power), meaning[1] ** power, loose)
     return Quantity(text)
 
 
+def _rate(name: str) -> tuple[str, Fraction] | None:
+    """What `miles per hour` and `km/h` measure, or None."""
+    above, _, below = _RATES.get(name.lower(), name).replace(" per ", "/").partition("/")
+    meanings = [_KNOWN.get(part.strip()) or _KNOWN.get(part.strip().lower()) for part in (above, below)]
+    if None in meanings:
+        return None
+    (measured, size), (per, unit) = meanings
+    return f"{measured}/{per}", size / unit
+
+
+def _singular(name: str) -> str:
+    return name[:-1] if len(name) > 3 and name.endswith("s") and not name.endswith("ss") else name
+
+
 def _counts_things(number: str, text: str, name: str) -> bool:
     """Whether plain words after a number, `3 apples`, name what is counted rather than a product or a function."""
-    return (
-        number[-1:].isdigit()
-        and text[len(number) : len(number) + 1] == " "
-        and len(name.split()[0]) >= 3
-        and _FUNCTIONS.search(name) is None
-    )
+    is_apart = number[-1:].isdigit() and text[len(number) : len(number) + 1] == " "
+    after_brace = number.endswith("}") and len(name.split()[0]) >= 4  # whose blank is gone
+    return (is_apart or after_brace) and len(name.split()[0]) >= 3 and _FUNCTIONS.search(name) is None

@@ -1,13 +1,14 @@
 """What runs in a worker process: one comparison with sympy, or a reasoning-gym scorer, under the limits of `confine`.
 
-reasoning-gym's scorers hand the answer to sympy's `parse_expr`, which evaluates it as Python. That is why a worker
-has no network, cannot write files, cannot start processes, and has no secrets in its environment.
+Some of reasoning-gym's scorers evaluate the answer as Python (`reward.scorers`). That is why a worker has no network,
+cannot write files, start or reach processes, and has no secrets in its environment.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import os
 import re
 import resource
 import signal
@@ -16,10 +17,13 @@ import time
 from typing import Any
 
 from verl_ext.reward.grading import Status, Undecided
-from verl_ext.reward.math.equivalence import equivalent
+from verl_ext.reward.math.equivalence import Finding
 from verl_ext.reward.math.qwen_equal import same_answer
 from verl_ext.reward.math.qwen_symbolic import same_mathematics
-from verl_ext.reward.math.symbolic import Unparsable, compare
+from verl_ext.reward.math.settle import settle
+from verl_ext.reward.math.symbolic import Unparsable
+from verl_ext.reward.scorers import evaluates
+from verl_ext.sandbox import filters, seccomp
 
 Outcome = tuple[bool, Status, str]
 
@@ -32,25 +36,43 @@ _FORBIDDEN = re.compile(
     r"_thread\.start|resource\.|syslog\.|ssl\.|http\.|urllib\.|ftplib\.|smtplib\.|telnetlib\.|poplib\.|imaplib\.|nntplib\."
 )
 _DUNDER = re.compile(r"__\w")
+_KERNEL_RULES = (
+    filters.NO_PROCESSES
+    | filters.NO_NETWORK
+    | filters.NO_OTHER_PROCESSES
+    | filters.LIMITS_STAY
+    | filters.NO_ADMINISTRATION
+    | filters.FILES_STAY
+)
+
+
+_kernel_rules = False
+"""Whether `confine` has put the kernel's rules on this process."""
 
 
 def confine(memory_mb: int) -> None:
     """Give up, for the rest of this process, what grading does not need. Called once, after all imports.
 
-    Limits of the kernel (memory, file size, processes, core dumps) hold for any code; the audit hook stops Python code
-    from opening files for writing, sockets and processes. CPU time is bounded by the time limit of an answer (`run`).
+    The kernel's limits (memory, file size, core dumps) and its rules about system calls hold for any code, and for root
+    as for anybody else. Above them an audit hook stops Python code at the same doors and at others, such as ctypes. CPU
+    time is bounded by the time limit of an answer (`run`). Where the machine has no such rules (`host` says so when it
+    starts), limits and hook are all there is, and no scorer that evaluates an answer runs.
     """
+    global _kernel_rules
     sys.dont_write_bytecode = True
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     memory = memory_mb * 2**20
     for limit, value in (
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NPROC, 0),
+        (resource.RLIMIT_NPROC, 0),  # of no effect for root
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(limit, (value, value))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if seccomp.why_unavailable() is None:
+        seccomp.install(_KERNEL_RULES | filters.signals_to(os.getpid()))
+        _kernel_rules = True
     sys.addaudithook(_deny)
 
 
@@ -78,14 +100,19 @@ def run(undecided: Undecided, timeout_s: float) -> tuple[Outcome, float]:
     return outcome, seconds
 
 
-def decide(undecided: Undecided) -> Outcome:
-    """Settle one comparison. A failure is a status with its kind, never a verdict."""
+def decide(undecided: Undecided, trace: list[Finding] | None = None) -> Outcome:
+    """Settle one comparison. A failure is a status with its kind, never a verdict.
+
+    Args:
+        undecided: what to compare.
+        trace: gets what each stage found, where our own rules compare.
+    """
     try:
         if undecided.task:
             return _score(undecided)
         if undecided.policy.rules == "qwen":
             return bool(same_answer(undecided.prediction, undecided.gold, same_mathematics)), "ok", ""
-        return bool(equivalent(undecided.gold, undecided.prediction, undecided.policy, compare)), "ok", ""
+        return settle(undecided.gold, undecided.prediction, undecided.policy, trace), "ok", ""
     except Unparsable as error:
         return False, "unparsable_gold", f"latex2sympy: {error}"
     except Exception as error:  # noqa: BLE001 - sympy raises whatever it likes; its kind is reported in the grade
@@ -94,6 +121,8 @@ def decide(undecided: Undecided) -> Outcome:
 
 def _score(undecided: Undecided) -> Outcome:
     """The verdict of the reasoning-gym task's own scorer; only full marks are correct."""
+    if evaluates(undecided.task) and not _kernel_rules:
+        return False, "error", "no kernel rules here under which a scorer that evaluates answers could run"
     import reasoning_gym
 
     if _DUNDER.search(undecided.prediction):

@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TextIO
 
 from verl_ext.reward.worker import serve
+from verl_ext.sandbox.seccomp import why_unavailable
 
 MAX_ATTEMPTS = 3
 """A worker that dies without a verdict (killed, or out of memory) is replaced, and its answer tried again."""
@@ -41,6 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--reasoning-gym", action="store_true", help="load it before the workers start")
     options = parser.parse_args(arguments)
     requests, replies = _take_standard_streams()
+    lacking = why_unavailable()
+    if lacking:
+        print(f"grader: {lacking}; an audit hook and resource limits alone confine the workers", file=sys.stderr)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["verl_ext.reward.worker.preload", *(["reasoning_gym"] if options.reasoning_gym else [])]

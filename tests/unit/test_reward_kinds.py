@@ -1,0 +1,379 @@
+"""Kinds of answers in two forms: pairs that are the same answer, and near misses that are not; both in both directions.
+
+`shared/cases/grading.jsonl` beside the repository holds further pairs, with whole responses.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from verl_ext.reward.grading import Grade, prepare
+from verl_ext.reward.worker.confined import decide
+
+HANDED = Path(__file__).resolve().parents[2] / "../shared/cases/grading.jsonl"
+
+
+def verdict(response, gold, source="math"):
+    result = prepare(response, gold, source)
+    if isinstance(result, Grade):
+        assert result.status == "ok"
+        return result.correct
+    correct, status, _ = decide(result)
+    assert status in ("ok", "unparsable_gold")
+    return correct
+
+
+EQUAL = {
+    "decimals": [
+        ("0.25x", "\\frac{x}{4}"),
+        ("y=1.5x-2", "y=\\frac{3}{2}x-2"),
+        ("0.2\\pi", "\\frac{\\pi}{5}"),
+        ("x^{1.5}", "x\\sqrt{x}"),
+        ("e^{-0.25t}", "e^{-t/4}"),
+        ("0.7(x+3)", "0.7x+2.1"),
+        ("50(1.02)^n", "50\\left(\\frac{51}{50}\\right)^n"),
+        ("\\sin(0.5x)", "\\sin\\frac{x}{2}"),
+        ("0.1+0.2x", "\\frac{1+2x}{10}"),
+        ("\\frac{0.5}{x}", "\\frac{1}{2x}"),
+        ("1.25\\sqrt{2}", "\\frac{5\\sqrt2}{4}"),
+        ("0.125^x", "2^{-3x}"),
+    ],
+    "names": [
+        ("a+b = 12", "12"),
+        ("CD = 9", "9"),
+        ("g(2) = 11", "11"),
+        ("\\angle B = 45^\\circ", "45"),
+        ("(a,b)=(4,7)", "(4,7)"),
+        ("P(B)=\\frac{2}{5}", "\\frac25"),
+        ("12+30=42", "42"),
+        ("\\sqrt{49}=7", "7"),
+        ("|PQ|=8", "8"),
+        ("S_{ADE}:S_{ABC}=4:25", "4:25"),
+        ("r=3, s=4", "(3,4)"),
+        ("s=4, r=3", "(3,4)"),
+        ("\\log_3 81 = 4", "4"),
+        ("\\sum_{k=1}^{10} k = 55", "55"),
+        ("\\text{Area} = 20", "20"),
+        ("\\sin A = \\frac{3}{5}", "\\frac35"),
+        ("m+n=7", "n+m=7"),
+        ("\\sin^2 t+\\cos^2 t=1", "1"),
+        ("2+3=5=5", "5"),
+        ("a_{n=1} = 6", "6"),
+        ("EF = FE = 6", "6"),
+    ],
+    "thousands": [
+        ("45,000 \\text{ people}", "45000"),
+        ("2{,}500 \\text{ m}^2", "2500"),
+        ("1,440^\\circ", "1440"),
+        ("25,000 tickets", "25000"),
+        ("x=3,600", "x=3600"),
+        ("2{,}000\\pi", "2000\\pi"),
+        ("(3{,}000, 4{,}000)", "(3000,4000)"),
+        ("(1,200, 3,400)", "(1200,3400)"),
+        ("\\frac{1,000}{3}", "\\frac{1000}{3}"),
+        ("12,345.5", "12345.5"),
+        ("1,000,000 \\text{ cells}", "1000000"),
+        ("6,250", "6, 250"),
+        ("2\\sqrt{1,001}", "2\\sqrt{1001}"),
+    ],
+    "matrices": [
+        ("\\left[\\begin{array}{cc}5 & 6\\\\7 & 8\\end{array}\\right]", "\\begin{pmatrix}5&6\\\\7&8\\end{pmatrix}"),
+        ("\\left(\\begin{array}{c}2\\\\3\\end{array}\\right)", "\\begin{bmatrix}2\\\\3\\end{bmatrix}"),
+        ("\\begin{vmatrix}2&1\\\\3&4\\end{vmatrix}", "5"),
+        ("\\left|\\begin{array}{cc}2&1\\\\3&4\\end{array}\\right|", "5"),
+        (
+            "\\begin{pmatrix}1\\\\2\\end{pmatrix}+\\begin{pmatrix}3\\\\4\\end{pmatrix}",
+            "\\begin{pmatrix}4\\\\6\\end{pmatrix}",
+        ),
+        (
+            "\\begin{pmatrix}1&0\\\\0&2\\end{pmatrix}\\begin{pmatrix}3\\\\4\\end{pmatrix}",
+            "\\begin{pmatrix}3\\\\8\\end{pmatrix}",
+        ),
+        ("2\\begin{pmatrix}1\\\\x\\end{pmatrix}", "\\begin{pmatrix}2\\\\2x\\end{pmatrix}"),
+        ("\\begin{bmatrix}0.5\\\\1\\end{bmatrix}", "\\begin{pmatrix}\\frac12\\\\[4pt]1\\end{pmatrix}"),
+        ("\\begin{pmatrix}1&1\\\\0&1\\end{pmatrix}^2", "\\begin{pmatrix}1&2\\\\0&1\\end{pmatrix}"),
+        ("A^{-1}=\\begin{pmatrix}1&0\\\\0&2\\end{pmatrix}", "\\begin{pmatrix}1&0\\\\0&2\\end{pmatrix}"),
+    ],
+    "plain text": [
+        ("pi/6", "\\frac{\\pi}{6}"),
+        ("3*pi", "3\\pi"),
+        ("ln(5)", "\\ln 5"),
+        ("y**3", "y^3"),
+        ("cos(x)", "\\cos x"),
+        ("exp(4)", "e^4"),
+        ("sqrt(2)/2", "\\frac{\\sqrt2}{2}"),
+        ("2*theta", "2\\theta"),
+        ("x^(n+1)", "x^{n+1}"),
+        ("x>=2", "x\\ge 2"),
+        ("x <= 7", "(-\\infty,7]"),
+        ("(-inf, 3) U (5, inf)", "(-\\infty,3)\\cup(5,\\infty)"),
+        ("abs(t)", "|t|"),
+        ("x^10", "x^{10}"),
+    ],
+    "sets": [
+        ("\\mathbb{R}", "x\\in(-\\infty,\\infty)"),
+        ("\\text{all real numbers}", "\\mathbb{R}"),
+        ("\\varnothing", "\\{\\}"),
+        ("\\text{no solution}", "\\emptyset"),
+        ("x\\ne 3", "(-\\infty,3)\\cup(3,\\infty)"),
+        ("\\mathbb{R}\\setminus\\{1,-1\\}", "(-\\infty,-1)\\cup(-1,1)\\cup(1,\\infty)"),
+        ("-2x<6", "x>-3"),
+        ("x^2<9", "(-3,3)"),
+        ("x<1 \\text{ or } x>4", "(-\\infty,1)\\cup(4,\\infty)"),
+        ("x>1 \\text{ and } x<4", "(1,4)"),
+        ("\\{x \\mid x>7\\}", "(7,\\infty)"),
+        ("3x+k \\text{ for any constant } k", "3x+k"),
+        ("n\\pi, n\\in\\mathbb{Z}", "k\\pi, k\\in\\mathbb{Z}"),
+        ("\\frac{2}{7} \\textbf{ miles}", "\\frac27"),
+        ("y \\approx 12", "12"),
+        ("x+y<1", "2x+2y<2"),
+    ],
+    "readings": [
+        ("0.\\overline{6}", "\\frac23"),
+        ("0.1\\overline{6}", "\\frac16"),
+        ("1.\\overline{27}", "\\frac{14}{11}"),
+        ("{8 \\choose 2}", "28"),
+        ("\\lg 1000", "3"),
+        ("7:15 AM", "7:15 \\text{ a.m.}"),
+        ("16:30", "4:30 \\text{ p.m.}"),
+        ("\\frac{dx}{dt}=2x", "x'=2x"),
+        ("\\ddot{x}+x", "x''+x"),
+        ("\\frac{d^2y}{dx^2}", "y''"),
+        (
+            "\\begin{cases}x & x\\ge 0\\\\-x & x<0\\end{cases}",
+            "\\begin{cases}-x & \\text{if } x<0\\\\x & \\text{otherwise}\\end{cases}",
+        ),
+        ("\\begin{cases}x=1\\\\y=2\\end{cases}", "x=1, y=2"),
+        ("2:3", "4:6"),
+        ("2:3:4", "4:6:8"),
+    ],
+    "units": [
+        ("\\$25", "25 \\text{ dollars}"),
+        ("60\\text{ mph}", "60\\text{ miles per hour}"),
+        ("36\\text{ km/h}", "10\\text{ m/s}"),
+        ("100\\sqrt2\\text{ cm}", "\\sqrt2\\text{ m}"),
+        ("12\\text{ units}", "12"),
+        ("35 percent", "35\\%"),
+        ("20\\text{ square units}", "20\\text{ cm}^2"),
+    ],
+}
+
+NOT_EQUAL = {
+    "decimals": [
+        ("0.5x", "\\frac{x}{4}"),
+        ("0.333x", "\\frac{x}{3}"),
+        ("0.14x", "\\frac{x}{7}"),
+        ("x^{0.3}", "\\sqrt[3]{x}"),
+        ("e^{-0.1t}", "e^{0.1t}"),
+        ("0.3(x+2)", "0.3x+0.2"),
+        ("100(0.8)^n", "100(0.08)^n"),
+        ("1.414", "\\sqrt2"),
+        ("3.14159r", "\\pi r"),
+        ("0.1000000000000000001x", "\\frac{x}{10}"),
+        ("2.0x", "x^2"),
+    ],
+    "names": [
+        ("2+4=5", "5"),
+        ("x^2=16", "16"),
+        ("x^2=16", "4"),
+        ("AB = 6", "7"),
+        ("f(3)=6", "f(2)=6"),
+        ("3+4=8=8", "8"),
+        ("x = 7+5 = 13", "13"),
+        ("2x=10", "10"),
+        ("(x,y)=(1,2)", "(2,1)"),
+        ("q=2,p=5", "(2,5)"),
+        ("AB=5", "AC=5"),
+        ("\\sum_{k=1}^{10} k = 54", "54"),
+        ("\\sqrt{x}=3", "3"),
+        ("x^2+y^2=25", "25"),
+    ],
+    "thousands": [
+        ("45,000 \\text{ people}", "45, 0"),
+        ("32, 349", "32349"),
+        ("5, 100", "5100"),
+        ("(100,200)", "100200"),
+        ("1,440^\\circ", "440"),
+        ("2{,}000\\pi", "2\\pi"),
+        ("70,000 dollars", "70"),
+        ("x=3,600", "x=36"),
+        ("1, 2, 345", "12345"),
+        ("12,000", "1200"),
+        ("3.000", "3,000"),
+    ],
+    "matrices": [
+        ("\\left[\\begin{array}{cc}5 & 6\\\\7 & 8\\end{array}\\right]", "\\begin{pmatrix}5&6\\\\7&9\\end{pmatrix}"),
+        ("\\begin{vmatrix}2&1\\\\3&4\\end{vmatrix}", "6"),
+        ("\\begin{vmatrix}2&1\\\\3&4\\end{vmatrix}", "\\begin{pmatrix}2&1\\\\3&4\\end{pmatrix}"),
+        (
+            "\\begin{pmatrix}1\\\\2\\end{pmatrix}+\\begin{pmatrix}3\\\\4\\end{pmatrix}",
+            "\\begin{pmatrix}4\\\\7\\end{pmatrix}",
+        ),
+        (
+            "\\begin{pmatrix}1&0\\\\0&2\\end{pmatrix}\\begin{pmatrix}3\\\\4\\end{pmatrix}",
+            "\\begin{pmatrix}3\\\\4\\end{pmatrix}",
+        ),
+        ("2\\begin{pmatrix}1\\\\x\\end{pmatrix}", "\\begin{pmatrix}1\\\\x\\end{pmatrix}"),
+        ("\\begin{pmatrix}1&2\\end{pmatrix}", "\\begin{pmatrix}1&2&3\\end{pmatrix}"),
+        ("\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}", "\\begin{pmatrix}1&3\\\\2&4\\end{pmatrix}"),
+        ("\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}", "10"),
+        ("\\begin{pmatrix}0.33\\\\1\\end{pmatrix}", "\\begin{pmatrix}\\frac13\\\\1\\end{pmatrix}"),
+    ],
+    "plain text": [
+        ("pi/6", "\\frac{\\pi}{3}"),
+        ("3*pi", "3\\pi^2"),
+        ("ln(5)", "\\ln 6"),
+        ("y**3", "3y"),
+        ("cos(x)", "\\sin x"),
+        ("exp(4)", "4e"),
+        ("sqrt(2)/2", "\\sqrt{2}"),
+        ("x>=2", "x>2"),
+        ("x<=7", "x\\ge 7"),
+        ("(-inf, 3) U (5, inf)", "(3,5)"),
+        ("east", "seat"),
+    ],
+    "sets": [
+        ("\\mathbb{R}", "(0,\\infty)"),
+        ("\\mathbb{R}", "\\mathbb{Q}"),
+        ("\\emptyset", "\\{0\\}"),
+        ("x\\ne 3", "(-\\infty,3)"),
+        ("x\\ne 3", "x=3"),
+        ("-2x<6", "x<-3"),
+        ("x^2<9", "(0,3)"),
+        ("x<1 \\text{ or } x>4", "(1,4)"),
+        ("x>1 \\text{ or } x<4", "x>1 \\text{ and } x<4"),
+        ("n\\pi, n\\in\\mathbb{Z}", "n\\pi, n\\in\\mathbb{N}"),
+        ("n\\pi, n\\in\\mathbb{Z}", "2n\\pi, n\\in\\mathbb{Z}"),
+        ("y\\approx 12", "13"),
+    ],
+    "readings": [
+        ("0.\\overline{6}", "0.6"),
+        ("0.\\overline{3}", "0.333"),
+        ("{8 \\choose 2}", "27"),
+        ("\\lg 1000", "\\ln 1000"),
+        ("7:15 AM", "7:15 PM"),
+        ("7:15 AM", "7:16 AM"),
+        ("\\frac{dx}{dt}", "x''"),
+        ("y'", "y"),
+        ("A^T", "A"),
+        ("\\begin{cases}x & x\\ge 0\\\\-x & x<0\\end{cases}", "\\begin{cases}x & x\\le 0\\\\-x & x>0\\end{cases}"),
+        ("1+2+\\ldots+10", "13"),
+        ("1:2:3", "1:3:2"),
+    ],
+    "undefined and colons": [
+        ("3:00", "12:00"),
+        ("1:00", "12:00"),
+        ("6:15", "12:30"),
+        ("12:30", "\\frac{2}{5}"),
+        ("\\frac{2}{0}", "\\frac{1}{0}"),
+        ("\\frac{x}{0}", "\\frac{y}{0}"),
+        ("\\frac{1}{0}", "\\infty"),
+        ("0^{-1}", "\\frac10"),
+        ("\\tan\\frac{\\pi}{2}", "\\frac{1}{0}"),
+        ("\\ln 0", "\\frac{3}{0}"),
+        ("\\infty-\\infty", "0"),
+    ],
+    "units": [
+        ("\\$25", "25 \\text{ cm}"),
+        ("60\\text{ mph}", "60\\text{ km/h}"),
+        ("100\\sqrt2\\text{ cm}", "\\sqrt2\\text{ km}"),
+        ("3 \\text{ apples}", "3 \\text{ oranges}"),
+        ("20\\text{ square units}", "20\\text{ mph}"),
+    ],
+}
+
+
+def both_directions(groups):
+    return [
+        pytest.param(one, other, id=f"{kind}: {one} | {other}")
+        for kind, pairs in groups.items()
+        for pair in pairs
+        for one, other in (pair, pair[::-1])
+    ]
+
+
+@pytest.mark.parametrize(("gold", "answer"), both_directions(EQUAL))
+def test_the_same_answer_in_another_form_is_correct(gold, answer):
+    assert verdict(f"So \\boxed{{{answer}}}.", gold)
+
+
+@pytest.mark.parametrize(("gold", "answer"), both_directions(NOT_EQUAL))
+def test_a_near_miss_is_not_correct(gold, answer):
+    assert not verdict(f"So \\boxed{{{answer}}}.", gold)
+
+
+@pytest.mark.parametrize("text", ["\\frac{1}{0}", "1:00", "\\tan\\frac{\\pi}{2}"])
+def test_what_is_undefined_equals_its_own_text(text):
+    assert verdict(f"\\boxed{{{text}}}", text)
+
+
+PHRASES = [
+    ("The answer is 36, in total, so he sold 36.", "36", "48"),
+    ("The final answer is 36 because 12 + 24 is 36.", "36", "12"),
+    ("The answer is $25. He spends $30 a week.", "25", "30"),
+    ("Therefore the final answer is 36!", "36", "37"),
+    ("The final answer is 36, not 48.", "36", "48"),
+    ("The answer is 36 (that is, 12 + 24).", "36", "24"),
+    ("The answer is **36**, as 12 of 48 are gone.", "36", "48"),
+    ("#### 36, in total", "36", "63"),
+    ("The answer is 1,200 since each costs 12.", "1200", "12"),
+    ("The answer is $3$ and $4$.", "3, 4", "3"),
+    ("The answer is 36 - not 48.", "36", "-12"),
+]
+
+
+@pytest.mark.parametrize(("response", "gold", "wrong"), PHRASES)
+def test_what_follows_the_answer_in_its_sentence_is_no_part_of_it(response, gold, wrong):
+    assert verdict(response, gold, "gsm8k")
+    assert not verdict(response, wrong, "gsm8k")
+
+
+BOXES = [
+    ("$\\boxed{8}$, $\\boxed{8}$", "8", "8, 8"),
+    ("\\boxed{8}\n\\boxed{8}", "8", "88"),
+    ("\\boxed{\\frac12} and \\boxed{0.75}", "\\frac12, \\frac34", "\\frac34"),
+    ("$\\boxed{2}$ and $\\boxed{-3}$", "-3, 2", "-3"),
+    ("\\(\\boxed{2}\\) and \\(\\boxed{-3}\\)", "2, -3", "2"),
+    ("\\boxed{2}\\quad\\boxed{5}", "2, 5", "5"),
+    ("\\boxed{2} \\text{ and } \\boxed{5}", "5, 2", "5"),
+    ("\\boxed{2} or \\boxed{5}", "2, 5", "5"),
+    ("x=\\boxed{2} or x=\\boxed{5}", "2, 5", "5"),
+    ("\\boxed{\\frac{1}{3}} or \\boxed{\\frac{2}{3}}", "\\frac13, \\frac23", "\\frac23"),
+    ("First \\boxed{2}.\n\nBut no: \\boxed{5}.", "5", "2"),
+    ("\\boxed{5}, \\boxed{100}", "5, 100", "5100"),
+]
+
+
+@pytest.mark.parametrize(("response", "gold", "wrong"), BOXES)
+def test_boxes_are_parts_alternatives_or_two_answers(response, gold, wrong):
+    assert verdict(response, gold)
+    assert not verdict(response, wrong)
+
+
+CHOICES = [
+    "The answer is B - none of them.",
+    "Option B",
+    "Answer: b",
+    "Since $\\boxed{x^3}$ is largest.\nAnswer: B",
+    "\\boxed{B}",
+    "\\boxed{\\text{(B)}}",
+    "The correct answer is (B) 12.",
+    "Answer: B, although D is close",
+    "**Answer: B**",
+    "b)",
+    "The answer is B. Option D is too large.",
+]
+
+
+@pytest.mark.parametrize("response", CHOICES)
+def test_the_letter_that_is_named_last_as_the_answer_is_the_choice(response):
+    assert verdict(response, "B", "multiple_choice")
+    assert not verdict(response, "D", "multiple_choice")
+
+
+@pytest.mark.skipif(not HANDED.is_file(), reason=f"no pairs at {HANDED}")
+def test_handed_pairs_have_the_right_verdict():
+    cases = [json.loads(line) for line in HANDED.read_text(encoding="utf-8").splitlines()]
+    wrong = [case for case in cases if verdict(case["response"], case["gold"], case["data_source"]) != case["correct"]]
+    assert wrong == []

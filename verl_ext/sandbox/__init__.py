@@ -1,0 +1,1 @@
+"""Running programs that nobody trusts. Standard library only; knows no reward."""
