@@ -52,6 +52,11 @@ class Answers:
     def tokens(self) -> int:
         return self.count * self.prompt_length + sum(self.response_lengths)
 
+    @property
+    def tokens_if_shared(self) -> int:
+        """Those to compute where a group's prompt goes through the model once; each answer takes its last token along."""
+        return self.prompts * self.prompt_length + self.count - self.prompts + sum(self.response_lengths)
+
 
 def mixed_lengths(count: int, shortest: int, longest: int, seed: int = 0) -> list[int]:
     """Lengths drawn evenly from a range, the same for the same seed."""
@@ -101,6 +106,10 @@ class Actor:
             self.worker.init_model()
         self.vocab_size = self.worker.actor.engine.model_config.hf_config.vocab_size
 
+    def share_prompts(self, share: bool) -> None:
+        """Whether a prompt goes through the model once for its answers from now on."""
+        self.worker.actor.engine.share_prompts = share
+
     def use_loss_of(self, config) -> None:
         """Update with the objective of another configuration from now on."""
         self.worker.actor.set_loss_fn(loss_of(config))
@@ -131,7 +140,8 @@ def graded_batch(answers: Answers, vocab_size: int, *, max_tokens: int, ranks: i
     correct = torch.tensor([float(i % 2 == 0) for i in range(answers.count)])
     rate = correct.view(answers.prompts, -1).mean(1).repeat_interleave(answers.group_size)
     advantages = encode_advantage(correct, rate.double())
-    prompts = [tokens(answers.prompt_length) for _ in range(answers.count)]
+    of_groups = [tokens(answers.prompt_length) for _ in range(answers.prompts)]
+    prompts = [prompt for prompt in of_groups for _ in range(answers.group_size)]
     responses = [tokens(length) for length in answers.response_lengths]
     tensors = {
         "prompts": jagged(prompts),

@@ -1,9 +1,11 @@
 """What a step of online NFT costs: its update against GRPO's, the share of each phase, and what dynamic sampling saves.
 
-    python benchmarks/nft_step.py --model FOLDER [--part update|phases|sampling]
+    python benchmarks/nft_step.py --model FOLDER [--part update|sharing|phases|sampling]
 
 - `update`: verl's actor worker updates one model with the same answers under NFT, GRPO and Dr. GRPO, which take turns
   in this process. Time of an update, and its memory above the model's.
+- `sharing`: the same update with each prompt once for all of its answers, and once for each, in turns. The least that
+  sharing could leave of the time is its share of the tokens.
 - `phases`: a short online run of its own; medians over its steps, the first (which starts things) left out. While
   answers are generated and graded, the training processes wait: that is the idle time of the trainer.
 - `sampling`: the groups of an online run without dynamic sampling are the stream that three ways of dynamic sampling
@@ -25,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 
@@ -38,9 +41,25 @@ TRAINER_WAITS = ("gen",)
 Way = Callable[["Stream", int, int], Iterator[tuple[int, int, int]]]
 
 
+def updating(actor, answers, options: argparse.Namespace, device: str, prepare: Callable[[], None]):
+    """An update with these answers, measured; `prepare` is called before it."""
+    from actor import graded_batch
+
+    def run() -> Measures:
+        prepare()
+        batch = graded_batch(answers, actor.vocab_size, max_tokens=options.max_tokens)
+        began = time.process_time()
+        with peak_memory(device) as peak:
+            seconds = timed(lambda: actor.worker.update_actor(batch), device)
+        processor = time.process_time() - began
+        return {"seconds": seconds, "processor_seconds": processor, "extra_bytes": peak.extra_bytes}
+
+    return run
+
+
 def measure_update(options: argparse.Namespace) -> Report:
     """NFT's update against GRPO's in turns."""
-    from actor import Actor, Answers, actor_config, graded_batch, mixed_lengths, model_name
+    from actor import Actor, Answers, actor_config, mixed_lengths, model_name
 
     from verl_ext.trainer.run.launch import join_ranks
 
@@ -52,19 +71,11 @@ def measure_update(options: argparse.Namespace) -> Report:
     with join_ranks(device):
         actor = Actor(configs["nft"])
 
-        def contender(name: str):
-            def run() -> Measures:
-                actor.use_loss_of(configs[name])
-                batch = graded_batch(answers, actor.vocab_size, max_tokens=options.max_tokens)
-                began = time.process_time()
-                with peak_memory(device) as peak:
-                    seconds = timed(lambda: actor.worker.update_actor(batch), device)
-                processor = time.process_time() - began
-                return {"seconds": seconds, "processor_seconds": processor, "extra_bytes": peak.extra_bytes}
-
-            return run
-
-        runs = alternate({name: contender(name) for name in OBJECTIVES}, rounds=options.rounds, warmup=options.warmup)
+        contenders = {
+            name: updating(actor, answers, options, device, partial(actor.use_loss_of, configs[name]))
+            for name in OBJECTIVES
+        }
+        runs = alternate(contenders, rounds=options.rounds, warmup=options.warmup)
     report = Report(
         name="nft_update",
         title=f"Actor update, {model_name(options.model)}: {options.prompts} prompts with {options.group_size} answers, "
@@ -91,6 +102,56 @@ def measure_update(options: argparse.Namespace) -> Report:
         f"NFT against GRPO, median of the rounds' ratios: {clock:.3f} by the clock (target: 1.02), {processor:.3f} by "
         "processor time, which other work on the machine disturbs less"
     )
+    return report
+
+
+SHAPES = ((54, 37, 8), (256, 64, 8), (256, 64, 16), (128, 128, 8), (128, 128, 16), (64, 512, 8), (64, 512, 16))
+"""Prompt, answer (tokens) and group size: the quickstart's, then 4 : 1, 1 : 1 and 1 : 8."""
+TOKENS_OF_A_SHAPE = 4096
+
+
+def measure_sharing(options: argparse.Namespace) -> Report:
+    """An update with prompts shared against one without, in turns."""
+    from actor import Actor, Answers, actor_config, model_name
+
+    from verl_ext.trainer.run.launch import join_ranks
+
+    report = Report(
+        name="nft_sharing",
+        title=f"Actor update with a prompt once a group, {model_name(options.model)}, at most {options.max_tokens} tokens "
+        "at a time",
+        options=vars(options),
+    )
+    config = actor_config(options.model, "nft")
+    device = config.trainer.device
+    with join_ranks(device):
+        actor = Actor(config)
+        for prompt, answer, group_size in SHAPES:
+            groups = max(1, TOKENS_OF_A_SHAPE // (group_size * (prompt + answer)))
+            answers = Answers(groups, group_size, prompt, [answer] * (groups * group_size))
+
+            def contender(share: bool, answers: Answers = answers) -> Callable[[], Measures]:
+                return updating(actor, answers, options, device, partial(actor.share_prompts, share))
+
+            contenders = {"shared": contender(True), "rows": contender(False)}
+            runs = alternate(contenders, rounds=options.rounds, warmup=options.warmup)
+            found = {name: medians(of_way) for name, of_way in runs.items()}
+            pairs = list(zip(runs["shared"], runs["rows"], strict=True))
+            processor = median(a["processor_seconds"] / b["processor_seconds"] for a, b in pairs)
+            tokens = answers.tokens_if_shared / answers.tokens
+            row = {
+                "prompt : answer": f"{prompt} : {answer}",
+                "answers": f"{groups} x {group_size}",
+                "tokens (the bound)": tokens,
+                "time": found["shared"]["seconds"] / found["rows"]["seconds"],
+                "processor time": processor,
+                "bound / processor time": tokens / processor,
+                "extra MiB, shared": megabytes(found["shared"]["extra_bytes"]),
+                "extra MiB, rows": megabytes(found["rows"]["extra_bytes"]),
+            }
+            report.add(row, [{f"{way}/{name}": run[name] for way, run in zip(runs, pair, strict=True) for name in run}
+                             for pair in pairs])  # fmt: skip
+    report.notes.append("Time: seconds with shared prompts over seconds without; processor time: median of the pairs.")
     return report
 
 
@@ -199,9 +260,7 @@ def keep_surplus(stream: Stream, wanted: int, gen_batch_size: int) -> Iterator[t
     Yields:
         Of each step: tokens generated, tokens trained, rounds.
     """
-    import verl.trainer.ppo.v1  # noqa: F401  # first: its import ends by importing ours
-
-    from verl_ext.trainer.online.groups import Acceptance
+    from verl_ext.trainer.online.dynamic_sampling import Acceptance
 
     acceptance = Acceptance(usable=float(wanted), generated=float(gen_batch_size))
     kept: list[int] = []
@@ -282,7 +341,7 @@ def measure_sampling(options: argparse.Namespace, folder: Path) -> Report:
     return report
 
 
-PARTS = ("update", "phases", "sampling")
+PARTS = ("update", "sharing", "phases", "sampling")
 
 
 def parse() -> argparse.Namespace:
@@ -313,8 +372,8 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="nft", dir="/tmp"))  # short: Ray's sockets are in it
     try:
         for part in options.part:
-            if part == "update":
-                report = measure_update(options)
+            if part in ("update", "sharing"):
+                report = {"update": measure_update, "sharing": measure_sharing}[part](options)
             else:
                 report = {"phases": measure_phases, "sampling": measure_sampling}[part](options, folder)
             out = options.out / f"{report.name}.json" if options.out else None

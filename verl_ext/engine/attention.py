@@ -9,6 +9,9 @@ verl hooks Ulysses into flash-attn alone: with any other attention and more than
 training runs, each rank attends to its own slice, and the result is silently wrong. Hence this function, and
 hence `verl_ext.trainer` refuses every other one there.
 
+A document may share its beginning with an earlier one (`verl_ext.engine.shared_prompts`): then only its own tokens are
+in the sequence, and they attend to the tokens that both begin with, and to themselves.
+
 Kernels, in order of preference: flash-attn where installed, torch's own variable-length attention on CUDA, and
 `scaled_dot_product_attention` document by document.
 """
@@ -39,12 +42,14 @@ ATTENTION_NAME = "verl_ext_varlen"
 
 @dataclass(frozen=True)
 class Documents:
-    """Where each document of a packed sequence of `total` tokens starts and ends."""
+    """Where the pieces of a packed sequence start and end: documents, or what is left of one that shares its beginning."""
 
     cu_seqlens: Tensor
-    """(documents + 1,) int32 on the device of the tokens: starts, then the total."""
+    """(pieces + 1,) int32 on the device of the tokens: starts, then the total."""
     boundaries: list[int]
     """The same on the host."""
+    shared: SharedKeys | None = None
+    """What pieces attend to beside themselves; None where every piece is a whole document."""
 
     @property
     def lengths(self) -> list[int]:
@@ -54,9 +59,33 @@ class Documents:
     def max_length(self) -> int:
         return max(self.lengths)
 
+    @property
+    def key_lengths(self) -> list[int]:
+        """Tokens that the last token of each piece attends to."""
+        return self.lengths if self.shared is None else self.shared.lengths
+
+    @property
+    def cu_key_lengths(self) -> Tensor:
+        return self.cu_seqlens if self.shared is None else self.shared.cu_lengths
+
+    @property
+    def max_key_length(self) -> int:
+        return max(self.key_lengths)
+
     @classmethod
-    def from_boundaries(cls, boundaries: Tensor) -> Documents:
-        return cls(boundaries.to(torch.int32), boundaries.tolist())
+    def from_boundaries(cls, boundaries: Tensor, shared: SharedKeys | None = None) -> Documents:
+        return cls(boundaries.to(torch.int32), boundaries.tolist(), shared)
+
+
+@dataclass(frozen=True)
+class SharedKeys:
+    """The keys and values of every piece end to end: those it shares with an earlier piece, then its own."""
+
+    index: Tensor
+    """Where each of them is in the packed sequence, int64 on the device of the tokens."""
+    cu_lengths: Tensor
+    """(pieces + 1,) int32 on that device: where the keys of each piece start, then how many there are."""
+    lengths: list[int]
 
 
 # All layers of a step share the position_ids tensor; its documents need one pass (and, on a GPU, one
@@ -65,7 +94,17 @@ _documents_of_position_ids = WeakTensorKeyDictionary()
 
 
 def documents_from_position_ids(position_ids: Tensor) -> Documents:
-    """Documents start where position_ids is 0. `position_ids`: (1, tokens of this rank)."""
+    """The pieces that the positions of a packed sequence tell of.
+
+    A piece starts wherever the position is not the one after the last. One that starts at 0 is a whole document; one
+    that starts at s > 0 continues the first s tokens of the last whole one before it.
+
+    Args:
+        position_ids: (1, tokens of this rank).
+
+    Raises:
+        ValueError: a piece continues more tokens than the document before it has, or there is none.
+    """
     if position_ids not in _documents_of_position_ids:
         sp_size = get_ulysses_sequence_parallel_world_size()
         whole = position_ids
@@ -73,13 +112,28 @@ def documents_from_position_ids(position_ids: Tensor) -> Documents:
             slices = [torch.empty_like(position_ids) for _ in range(sp_size)]
             dist.all_gather(slices, position_ids.contiguous(), group=get_ulysses_sequence_parallel_group())
             whole = torch.cat(slices, dim=-1)
-        starts = torch.nonzero(whole[0] == 0).flatten()
-        if starts.numel() == 0 or starts[0] != 0:
-            starts = F.pad(starts, (1, 0))
-        _documents_of_position_ids[position_ids] = Documents.from_boundaries(
-            F.pad(starts, (0, 1), value=whole.shape[-1])
-        )
+        _documents_of_position_ids[position_ids] = _pieces(whole[0])
     return _documents_of_position_ids[position_ids]
+
+
+def _pieces(positions: Tensor) -> Documents:
+    starts = F.pad(positions[1:] != positions[:-1] + 1, (1, 0), value=True).nonzero().flatten()
+    boundaries = F.pad(starts, (0, 1), value=positions.numel())
+    first_positions = positions[starts]
+    if not bool(first_positions.any()):
+        return Documents.from_boundaries(boundaries)
+    index, lengths = [], []
+    document = (0, 0)  # start and length of the last whole one
+    host = boundaries.tolist()
+    for start, end, prefix in zip(host, host[1:], first_positions.tolist(), strict=False):
+        if prefix == 0:
+            document = (start, end - start)
+        if prefix > document[1]:
+            raise ValueError(f"position_ids: a piece continues {prefix} tokens of a document of {document[1]}")
+        index += [torch.arange(document[0], document[0] + prefix), torch.arange(start, end)]
+        lengths.append(prefix + end - start)
+    cu_lengths = F.pad(torch.tensor(lengths).cumsum(0), (1, 0)).to(positions.device, torch.int32)
+    return Documents.from_boundaries(boundaries, SharedKeys(torch.cat(index).to(positions.device), cu_lengths, lengths))
 
 
 def packed_attention(
@@ -98,7 +152,7 @@ def packed_attention(
     Args:
         query: (tokens, heads, head_dim).
         key, value: (tokens, kv_heads, head_dim); heads must be a multiple of kv_heads.
-        documents: where the documents of the packed sequence lie.
+        documents: where the documents of the packed sequence lie, and what they share.
         scale: factor of the scores, usually head_dim ** -0.5.
         window: a token sees itself and the `window - 1` tokens before it; None for all.
         dropout: probability of dropping an attention weight.
@@ -106,7 +160,14 @@ def packed_attention(
 
     Returns:
         (tokens, heads, head_dim), in the dtype of `query`.
+
+    Raises:
+        NotImplementedError: documents share tokens, and later tokens are not hidden.
     """
+    if documents.shared is not None:
+        if not causal:
+            raise NotImplementedError("documents can share their beginning only where later tokens are hidden")
+        key, value = (states.index_select(0, documents.shared.index) for states in (key, value))
     kernel = _sdpa_per_document
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
         if _flash_attn_varlen_func is not None:
@@ -120,22 +181,24 @@ def _repeat_kv_heads(states: Tensor, repeats: int, head_dim: int) -> Tensor:
     return states if repeats == 1 else states.repeat_interleave(repeats, dim=head_dim)
 
 
+# Each kernel below gets the keys and values of every piece end to end. Where a piece has fewer queries than keys, its
+# last query belongs to its last key: the causal mask is aligned to the lower right.
+
+
 def _sdpa_per_document(query, key, value, documents, *, scale, window, dropout, causal) -> Tensor:
     repeats = query.shape[1] // key.shape[1]
     query, key, value = (
         states.transpose(0, 1).unsqueeze(0)  # (1, heads, tokens, head_dim)
         for states in (query, _repeat_kv_heads(key, repeats, 1), _repeat_kv_heads(value, repeats, 1))
     )
-    lengths = documents.lengths
-    outputs = []
+    lengths, key_lengths = documents.lengths, documents.key_lengths
     # One split and not a slice a document: the gradient of a slice is as large as the whole.
-    for own in zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True):
-        length = own[0].shape[2]
-        mask = None
-        if window is not None and window < length:
-            distance = torch.arange(length, device=query.device)
-            distance = distance[:, None] - distance[None, :]
-            mask = distance < window if not causal else (distance >= 0) & (distance < window)
+    pieces = zip(
+        query.split(lengths, dim=2), key.split(key_lengths, dim=2), value.split(key_lengths, dim=2), strict=True
+    )
+    outputs = []
+    for own in pieces:
+        mask = _mask(own[0].shape[2], own[1].shape[2], window, causal, query.device)
         outputs.append(
             F.scaled_dot_product_attention(
                 *own, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None, scale=scale
@@ -144,15 +207,28 @@ def _sdpa_per_document(query, key, value, documents, *, scale, window, dropout, 
     return torch.cat(outputs, dim=2).squeeze(0).transpose(0, 1)
 
 
+def _mask(queries: int, keys: int, window: int | None, causal: bool, device: torch.device) -> Tensor | None:
+    """(queries, keys), True where a query sees a key; None where `is_causal` alone says it.
+
+    torch's `is_causal` is aligned to the upper left, which is another mask where there are more keys than queries.
+    """
+    is_windowed = window is not None and window < keys
+    if queries == keys and not is_windowed:
+        return None
+    distance = torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)[None, :]
+    seen = distance >= 0 if causal else torch.ones_like(distance, dtype=torch.bool)
+    return seen & (distance < window) if is_windowed else seen
+
+
 def _flash_attn(query, key, value, documents, *, scale, window, dropout, causal) -> Tensor:
     return _flash_attn_varlen_func(
         query,
         key,
         value,
         cu_seqlens_q=documents.cu_seqlens,
-        cu_seqlens_k=documents.cu_seqlens,
+        cu_seqlens_k=documents.cu_key_lengths,
         max_seqlen_q=documents.max_length,
-        max_seqlen_k=documents.max_length,
+        max_seqlen_k=documents.max_key_length,
         dropout_p=dropout,
         softmax_scale=scale,
         causal=causal,
@@ -173,7 +249,7 @@ def _torch_varlen(query, key, value, documents, *, scale, window, dropout, causa
     if "window_size" in known:
         left = -1 if window is None else window - 1
         arguments["window_size"] = (left, 0 if causal else left)
-    elif window is None or window >= documents.max_length:
+    elif documents.shared is None and (window is None or window >= documents.max_length):
         arguments["is_causal"] = causal
     else:
         return _sdpa_per_document(
@@ -184,9 +260,9 @@ def _torch_varlen(query, key, value, documents, *, scale, window, dropout, causa
         key,
         value,
         documents.cu_seqlens,
-        documents.cu_seqlens,
+        documents.cu_key_lengths,
         documents.max_length,
-        documents.max_length,
+        documents.max_key_length,
         **arguments,
     )
 
@@ -211,7 +287,7 @@ def attention_forward(
     Args:
         query: (batch, heads, tokens, head_dim); key and value: (batch, kv_heads, tokens, head_dim).
         attention_mask: None where no token is padding (one packed row, or full rows), else (batch, tokens).
-        position_ids: (1, tokens) of a packed row; 0 starts a document.
+        position_ids: (1, tokens) of a packed row; see `documents_from_position_ids`.
 
     Returns:
         (batch, tokens, heads, head_dim), and None for the weights, which are never formed.
@@ -266,5 +342,8 @@ try:
 except ImportError:
     _torch_varlen_attn = None
 
-AttentionInterface.register(ATTENTION_NAME, attention_forward)
-AttentionMaskInterface.register(ATTENTION_NAME, flash_attention_mask)
+
+def register_attention() -> None:
+    """Make it known to transformers as `ATTENTION_NAME`."""
+    AttentionInterface.register(ATTENTION_NAME, attention_forward)
+    AttentionMaskInterface.register(ATTENTION_NAME, flash_attention_mask)

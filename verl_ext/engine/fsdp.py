@@ -6,7 +6,7 @@ verl picks an engine by (device, vendor) and lets `VERL_ENGINE_VENDOR` override 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -17,16 +17,23 @@ from torch import Tensor
 from verl.utils import tensordict_utils as tu
 from verl.utils.ulysses import ulysses_pad_and_slice_inputs
 from verl.workers.config import HFModelConfig
-from verl.workers.engine import EngineRegistry
+from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
-from verl_ext.engine import ENGINE_VENDOR
 from verl_ext.engine.attention import ATTENTION_NAME
 from verl_ext.engine.checkpoint_loading import only_known_types
 from verl_ext.engine.loss_head import CHUNK_BYTES
 from verl_ext.engine.model_head import HeadInModel, HeadRequest, why_not_chunked
+from verl_ext.engine.shared_prompts import (
+    TOKENS_COMPUTED,
+    TOKENS_OF_ROWS,
+    layout_of,
+    shared_micro_batches,
+    why_not_in_batch,
+    why_not_shared,
+)
 from verl_ext.errors import ConfigError
-from verl_ext.objectives.registry import get_objective
+from verl_ext.objectives.registry import TokenLoss
 
 LOSS_HEADS = ("chunked", "plain")
 
@@ -67,6 +74,25 @@ def use_our_attention(model_config: HFModelConfig) -> None:
         model_config.hf_config._attn_implementation = ATTENTION_NAME
 
 
+@contextmanager
+def _micro_batches_of(splitter: Callable) -> Iterator[None]:
+    """Let verl's engine take its micro-batches from `splitter`.
+
+    `FSDPEngine.forward_backward_batch` calls a function of its own module (workers/engine/fsdp/transformer_impl.py:737,
+    verl 0.9.1), and the engine has no method to override there.
+    """
+    verls = transformer_impl.prepare_micro_batches
+
+    def prepare_micro_batches(data: TensorDict, dp_group, same_micro_num_in_dp: bool):
+        return splitter(data, dp_group, verls)
+
+    transformer_impl.prepare_micro_batches = prepare_micro_batches
+    try:
+        yield
+    finally:
+        transformer_impl.prepare_micro_batches = verls
+
+
 class _LogProbsOutput:
     """What verl reads of a model whose head already returned log-probabilities."""
 
@@ -83,11 +109,41 @@ class ExactLogProbs:
     may have
 
         only_learned    bool: log-probs are needed where `loss_mask` has the next token; elsewhere they may be 0
-        objective       name of the token loss that is to be differentiated, which saves the chunked head a product
+
+    With `share_prompts` a prompt goes through the model once for all of its answers in a micro-batch
+    (`verl_ext.engine.shared_prompts`); losses get rows and log-probs as without.
     """
 
     loss_head = ""
     """Which head this engine has and why, for the log."""
+
+    token_loss: TokenLoss | None = None
+    """The loss of each learned token, where the trainer's is a function of the token's log-probability alone: the
+    chunked head then computes its gradient while the chunk is there, which saves a matrix product."""
+
+    share_prompts = False
+
+    def why_not_shared(self) -> str | None:
+        """What keeps this model from sharing prompts, as a phrase; None if nothing does."""
+        config = self.model_config.hf_config
+        return why_not_shared(config, attention=config._attn_implementation)
+
+    def forward_backward_batch(self, data: TensorDict, loss_function, forward_only=False):
+        """See `FSDPEngineWithLMHead`."""
+        if not self.share_prompts or why_not_in_batch(data) is not None:
+            return super().forward_backward_batch(data, loss_function, forward_only=forward_only)
+        with _micro_batches_of(shared_micro_batches):
+            return super().forward_backward_batch(data, loss_function, forward_only=forward_only)
+
+    def forward_step(self, micro_batch: TensorDict, loss_function, forward_only):
+        """See `FSDPEngineWithLMHead`; counts the tokens of rows and those computed, where prompts are shared."""
+        loss, output = super().forward_step(micro_batch, loss_function, forward_only)
+        if self.share_prompts and loss_function is not None:
+            tokens = micro_batch["input_ids"].values().numel()
+            layout = layout_of(micro_batch)
+            computed = tokens if layout is None else layout.kept.numel()
+            output["metrics"] = {**output["metrics"], TOKENS_OF_ROWS: tokens, TOKENS_COMPUTED: computed}
+        return loss, output
 
     def _build_module(self):
         use_our_attention(self.model_config)
@@ -95,16 +151,24 @@ class ExactLogProbs:
 
     def prepare_model_inputs(self, micro_batch: TensorDict):
         """See `FSDPEngineWithLMHead`; also tells the chunked head what it is to compute."""
-        model_inputs, output_args = super().prepare_model_inputs(micro_batch)
+        layout = layout_of(micro_batch)
+        laid_out = micro_batch if layout is None else layout.apply(micro_batch)
+        model_inputs, output_args = super().prepare_model_inputs(laid_out)
         if self._head is not None:
-            self._head.ask(self._head_request(micro_batch, output_args, model_inputs["input_ids"].shape))
-        return model_inputs, output_args
+            self._head.ask(self._head_request(laid_out, output_args, model_inputs["input_ids"].shape))
+        return model_inputs, {**output_args, "laid_out": laid_out, "layout": layout}
 
     def prepare_model_outputs(self, output, output_args, micro_batch: TensorDict, logits_processor_func):
         """See `FSDPEngineWithLMHead`; log-probs are fp32 whatever the model's precision.
 
         verl computes them in the dtype of the logits, and `sft_loss` then sums thousands of bf16 numbers.
         """
+        layout = output_args["layout"]
+        outputs = self._token_outputs(output, output_args, output_args["laid_out"], logits_processor_func)
+        return outputs if layout is None else layout.undo(outputs, micro_batch["input_ids"].offsets())
+
+    def _token_outputs(self, output, output_args, micro_batch: TensorDict, logits_processor_func):
+        """`prepare_model_outputs` of the tokens that went through the model."""
         if _flag(micro_batch, "use_fused_kernels"):
             return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
         if self._head is not None and not _needs_logits(micro_batch):
@@ -124,10 +188,10 @@ class ExactLogProbs:
     def _head_request(self, micro_batch: TensorDict, output_args: dict, shape: torch.Size) -> HeadRequest | None:
         if _needs_logits(micro_batch):
             return None
-        wanted, objective = None, None
+        wanted, token_loss = None, None
         if _flag(micro_batch, "only_learned"):
             wanted = self._laid_out(self._learned(micro_batch, output_args), micro_batch, shape)
-            objective = tu.get_non_tensor_data(data=micro_batch, key="objective", default=None)
+            token_loss = self.token_loss
         temperature = 1.0
         if not output_args["temperature_is_one"]:
             packed = output_args.get("temperature_rmpad")  # (tokens of this rank,), or (batch,) where rows are padded
@@ -137,7 +201,7 @@ class ExactLogProbs:
             wanted=wanted,
             temperature=temperature,
             with_entropy=_flag(micro_batch, "calculate_entropy"),
-            token_loss=None if objective is None else get_objective(objective),
+            token_loss=token_loss,
         )
 
     def _learned(self, micro_batch: TensorDict, output_args: dict) -> Tensor:
@@ -213,6 +277,5 @@ class ExactLogProbs:
             super().load_checkpoint(*args, **kwargs)
 
 
-@EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cuda", vendor=ENGINE_VENDOR)
 class ExactFSDPEngineWithLMHead(ExactLogProbs, FSDPEngineWithLMHead):
     """FSDP on GPUs for `verl_ext.trainer`."""
