@@ -22,11 +22,11 @@ THINKING_TEMPLATE = (
 
 def learned_text(dataset: SFTDataset, index: int = 0) -> str:
     row = dataset[index]
-    return dataset._renderer.tokenizer.decode(row["input_ids"][row["loss_mask"].bool()])
+    return byte_tokenizer().decode(row["input_ids"][row["loss_mask"].bool()])
 
 
 def whole_text(dataset: SFTDataset, index: int = 0) -> str:
-    return dataset._renderer.tokenizer.decode(dataset[index]["input_ids"])
+    return byte_tokenizer().decode(dataset[index]["input_ids"])
 
 
 def single_turn(tmp_path, rows, *, template: str = CHAT_TEMPLATE, **options) -> SFTDataset:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
-from transformers import PreTrainedTokenizerBase
+
+from verl_ext.data.messages import ConversationError, text_messages, without_nulls
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -18,8 +23,8 @@ class Piece:
     learned: bool
 
 
-class ConversationError(ValueError):
-    """A row that the chat template cannot render, or not in a way that can be trained on."""
+PROBE = "Zq7probe7qZ"
+"""Stands for an answer where a template is asked what it writes behind one."""
 
 
 class ConversationRenderer:
@@ -42,38 +47,37 @@ class ConversationRenderer:
         The response does not pass through the template: templates of thinking models rewrite or drop the text
         between <think> and </think>, which is to be learned.
         """
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        opening = self._render(messages, add_generation_prompt=True)
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        opening = self.prompt(messages)
         if response.lstrip().startswith("<think>"):
             opening = _without_opened_think(opening)
         return [Piece(opening, False), Piece(response + self._eos if ended else response, True)]
 
-    def prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def prompt(self, messages: Sequence[Mapping[str, Any]], *, tools: Any = None) -> str:
         """A conversation up to where the model's turn begins.
 
         Raises:
-            ConversationError: the template refuses it.
+            ConversationError: a message is not text, or the template refuses the conversation.
         """
-        return self._render(messages, add_generation_prompt=True)
+        return self._render(text_messages(messages), add_generation_prompt=True, tools=without_nulls(tools))
 
     def messages(
         self, messages: Sequence[Mapping[str, Any]], *, tools: Any = None, last_turn_only: bool = False
     ) -> list[Piece]:
-        """A whole conversation; every assistant turn is learned, up to and including its end-of-turn token.
+        """A whole conversation; every assistant turn is learned, up to and including what ends it.
 
         Raises:
-            ConversationError: there is no assistant turn, or the template rewrites earlier turns once later ones
-                follow, so that the text of an earlier turn is not the text the model would have written.
+            ConversationError: there is no assistant turn, or none before it; or the template rewrites earlier turns
+                once later ones follow, so that the text of an earlier turn is not what the model would have written.
         """
-        for i, message in enumerate(messages):
-            if not isinstance(message.get("content"), str):
-                found = "null" if message.get("content") is None else type(message["content"]).__name__
-                raise ConversationError(f"message {i} holds {found} where text was expected")
+        messages, tools = text_messages(messages), without_nulls(tools)
         turns = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
         if not turns:
             raise ConversationError("no assistant message")
         if last_turn_only:
             turns = turns[-1:]
+        if turns[0] == 0:
+            raise ConversationError("the assistant speaks first, with nothing to answer; leave out that message")
         pieces: list[Piece] = []
         rendered = ""
         for turn in turns:
@@ -85,43 +89,78 @@ class ConversationRenderer:
                 raise ConversationError(
                     "the chat template rewrites earlier turns of a conversation; set data.train_on_turns=last"
                 )
-            learned, trailing = self._split_after_end_of_turn(after[len(before) :])
-            pieces += [Piece(before[len(rendered) :], False), Piece(learned, True)]
-            rendered = after[: len(after) - len(trailing)]
+            written, added = self._turn(messages, turn, before, after[len(before) :], tools)
+            pieces += [Piece(before[len(rendered) :], False), Piece(written + added, True)]
+            rendered = before + written
         return pieces
+
+    def _turn(self, messages: list[dict[str, Any]], turn: int, before: str, text: str, tools: Any) -> tuple[str, str]:
+        """What is learned of a turn: as the template writes it, and the EOS that is missing there.
+
+        A template that writes something behind an answer ends the turn with it, be it one of the tokenizer's special
+        tokens or not. If it writes nothing, the special token with which the next turn begins ends this one. Only
+        where there is neither, or no next turn, EOS is needed.
+
+        Args:
+            before: what stands before the turn.
+            text: the turn where it is the last one, as the template writes it.
+        """
+        written = text.rstrip()
+        closing = self._usual_closing
+        if not _closes(closing, written):
+            closing = self._closing(messages[:turn], tools)
+        if _closes(closing, written) or written.endswith(self._special_tokens):
+            return written, ""
+        open_turn = text.removesuffix(closing) if not closing.strip() else text
+        if turn + 1 < len(messages):
+            longer = self._render(messages[: turn + 2], tools=tools)
+            if longer.startswith(before + written):
+                follows = longer[len(before) + len(written) :]
+                header = follows.lstrip()
+                token = next((token for token in self._special_tokens if header.startswith(token)), None)
+                if token is not None:
+                    return written + follows[: len(follows) - len(header)] + token, ""
+        return open_turn, self._eos
 
     @property
     def _eos(self) -> str:
         return self.tokenizer.eos_token
 
-    def _split_after_end_of_turn(self, text: str) -> tuple[str, str]:
-        """Split an assistant turn behind its last special token; a turn that has none gets EOS."""
-        specials = [token for token in self.tokenizer.all_special_tokens if token in text]
-        end = max((text.rfind(token) + len(token) for token in specials), default=0)
-        if end and not text[end:].strip():
-            return text[:end], text[end:]
-        return text + self._eos, ""
+    @cached_property
+    def _special_tokens(self) -> tuple[str, ...]:
+        """Those that the tokenizer names and those that it only holds, the longest first."""
+        held = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        return tuple(sorted({*self.tokenizer.all_special_tokens, *held}, key=lambda token: (-len(token), token)))
+
+    @cached_property
+    def _usual_closing(self) -> str:
+        """What the template writes behind an answer in the shortest conversation; empty where it refuses that one."""
+        try:
+            return self._closing([{"role": "user", "content": PROBE[::-1]}], None)
+        except ConversationError:
+            return ""
+
+    def _closing(self, messages: list[dict[str, Any]], tools: Any) -> str:
+        """What the template writes behind the last answer of a conversation."""
+        rendered = self._render([*messages, {"role": "assistant", "content": PROBE}], tools=tools)
+        _, found, closing = rendered.rpartition(PROBE)
+        return closing if found else ""
 
     def _render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False, tools=None) -> str:
         try:
             return self.tokenizer.apply_chat_template(
                 list(messages),
-                tools=tools,
+                tools=tools or None,
                 add_generation_prompt=add_generation_prompt,
                 tokenize=False,
                 **self.template_kwargs,
             )
-        except (TemplateError, TypeError, KeyError) as error:
-            raise ConversationError(f"the chat template refuses it ({error})") from error
+        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+            raise ConversationError(f"the chat template refuses it ({' '.join(str(error).split())})") from error
 
 
-def is_messages(value: Any) -> bool:
-    """Whether it is a list of {role, ...}, as chat templates take them."""
-    return (
-        isinstance(value, list)
-        and len(value) > 0
-        and all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in value)
-    )
+def _closes(closing: str, written: str) -> bool:
+    return bool(closing.strip()) and written.endswith(closing.strip())
 
 
 def _without_opened_think(text: str) -> str:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from verl_ext.data.conversation import ConversationError, ConversationRenderer
+from verl_ext.data.conversation import ConversationRenderer
+from verl_ext.data.messages import ConversationError
 from verl_ext.data.reading import iterate_rows, require_files, row_error
 from verl_ext.data.rollout_rows import Rollout, RolloutDataConfig, RolloutReader
 from verl_ext.errors import DataError

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from verl_ext.data.conversation import is_messages
+from verl_ext.data.messages import is_messages
 from verl_ext.data.reading import column_names, require_text, row_error
 from verl_ext.errors import ConfigError, DataError
 from verl_ext.objectives.nft_advantage import correctness

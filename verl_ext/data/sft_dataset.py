@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +13,14 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from verl_ext.data.conversation import ConversationError, ConversationRenderer, Piece, is_messages
+from verl_ext.data.conversation import ConversationRenderer, Piece
+from verl_ext.data.messages import ConversationError, is_messages
 from verl_ext.data.reading import column_names, iterate_rows, require_files, require_text, row_error
 from verl_ext.errors import ConfigError, DataError
 
 TOKENIZER_BATCH = 512
+TOKENIZER_CHARACTERS = 2**21
+"""At a time: for each token of a batch, tokenizers keep offsets and more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +90,7 @@ class SFTDataset(torch.utils.data.Dataset):
         self.files = list(files)
         self.config = config
         self.counts: Counter[str] = Counter()
-        self._renderer = ConversationRenderer(tokenizer, config.apply_chat_template_kwargs)
+        self._renderers = {None: ConversationRenderer(tokenizer, config.apply_chat_template_kwargs)}
         self._input_ids: list[np.ndarray] = []
         self._loss_masks: list[np.ndarray] = []
         self._sources: list[tuple[int, int]] = []
@@ -95,12 +99,14 @@ class SFTDataset(torch.utils.data.Dataset):
         for path in self.files:
             self._require_columns(path)
         pieces: list[list[Piece]] = []
+        characters = 0
         for source in self._read(max_samples):
             pieces.append(self._pieces(*source))
             self._sources.append(source[:2])
-            if len(pieces) == TOKENIZER_BATCH:
+            characters += sum(len(piece.text) for piece in pieces[-1])
+            if len(pieces) == TOKENIZER_BATCH or characters > TOKENIZER_CHARACTERS:
                 self._tokenise(tokenizer, pieces)
-                pieces = []
+                pieces, characters = [], 0
         self._tokenise(tokenizer, pieces)
         if not self.counts["rows"]:
             raise DataError(f"{key}: no rows in {', '.join(self.files)}")
@@ -164,23 +170,30 @@ class SFTDataset(torch.utils.data.Dataset):
                 require_text(path, row, self.config.response_key, response)
                 if not is_messages(prompt):
                     require_text(path, row, self.config.prompt_key, prompt)
-                return self._renderer.prompt_and_response(prompt, response)
+                return self._renderers[None].prompt_and_response(prompt, response)
             if not is_messages(texts[0]):
                 raise row_error(path, row, f"column {self.config.messages_key!r} is not a list of {{role, content}}")
-            return self._with_thinking(values).messages(
-                texts[0], tools=values.get(self.config.tools_key), last_turn_only=self.config.train_on_turns == "last"
+            return self._renderer_of(path, row, values).messages(
+                texts[0],
+                tools=_tools(path, row, self.config.tools_key, values.get(self.config.tools_key)),
+                last_turn_only=self.config.train_on_turns == "last",
             )
         except ConversationError as error:
             raise row_error(path, row, str(error)) from error
 
-    def _with_thinking(self, values: dict[str, Any]) -> ConversationRenderer:
+    def _renderer_of(self, path: str, row: int, values: dict[str, Any]) -> ConversationRenderer:
         """The renderer of a row; templates of hybrid thinking models take `enable_thinking` per row."""
-        thinking = values.get(self.config.enable_thinking_key)
-        thinking = self.config.enable_thinking_default if thinking is None else thinking
+        column = self.config.enable_thinking_key
+        thinking = values.get(column)
         if thinking is None:
-            return self._renderer
-        kwargs = {**self._renderer.template_kwargs, "enable_thinking": bool(thinking)}
-        return ConversationRenderer(self._renderer.tokenizer, kwargs)
+            thinking = self.config.enable_thinking_default
+        elif not isinstance(thinking, bool):
+            raise row_error(path, row, f"column {column!r} holds {thinking!r}, expected true or false")
+        if thinking not in self._renderers:
+            usual = self._renderers[None]
+            kwargs = {**usual.template_kwargs, "enable_thinking": thinking}
+            self._renderers[thinking] = ConversationRenderer(usual.tokenizer, kwargs)
+        return self._renderers[thinking]
 
     def _tokenise(self, tokenizer: PreTrainedTokenizerBase, rows: list[list[Piece]]) -> None:
         if not rows:
@@ -207,7 +220,7 @@ class SFTDataset(torch.utils.data.Dataset):
                 raise row_error(path, row, f"{len(input_ids)} tokens, more than data.max_length={limit}")
             self.counts["truncated"] += 1
             kept = slice(None, limit) if self.config.truncation == "right" else slice(-limit, None)
-            input_ids, loss_mask = input_ids[kept], loss_mask[kept].copy()
+            input_ids, loss_mask = input_ids[kept].copy(), loss_mask[kept].copy()  # a view would keep the rest
             loss_mask[0] = 0
         if not loss_mask.any():
             self.counts["dropped"] += 1
@@ -229,4 +242,18 @@ def _follow(path: str, row: int, values: dict[str, Any], key: str, column: str, 
             has = ", ".join(sorted(value))
             raise DataError(f"{dict_keys}: no key {name!r} in column {column!r} of {path}, row {row} (it has: {has})")
         value = value[name]
+    return value
+
+
+def _tools(path: str, row: int, column: str, value: Any) -> list[dict[str, Any]] | None:
+    """Schemas of tools: a list, or JSON that holds one, as files of one schema for all rows keep them."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise row_error(path, row, f"column {column!r} holds text that is not JSON ({error})") from error
+    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
+        raise row_error(path, row, f"column {column!r} is not a list of tools")
     return value

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 from verl.workers.config import FSDPEngineConfig
-from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
 from verl_ext.engine.fsdp import ExactLogProbs, use_our_attention
@@ -46,11 +45,9 @@ class OnCPU:
         return outputs
 
 
-@EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu")
 class CPUFSDPEngineWithLMHead(OnCPU, ExactLogProbs, FSDPEngineWithLMHead):
     """Language model on the processor."""
 
 
-@EngineRegistry.register(model_type="value_model", backend=["fsdp", "fsdp2"], device="cpu")
 class CPUFSDPEngineWithValueHead(OnCPU, FSDPEngineWithValueHead):
     """Critic on the processor."""

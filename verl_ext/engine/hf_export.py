@@ -7,16 +7,18 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfig
 from verl.utils.fsdp_utils import fsdp_version, get_fsdp_full_state_dict
 from verl.utils.transformers_compat import drop_tied_target_keys
 from verl.workers.engine import BaseEngine
 
+from verl_ext.engine.adapters import adapter_of, merge_adapter, write_adapter_config
+
 ADAPTER_FOLDER = "lora_adapter"
 """Beside the merged weights: the adapter alone, as PEFT loads it."""
-
-_PEFT_PREFIX = "base_model.model."
 
 
 def export_hugging_face(engine: BaseEngine, folder: Path) -> None:
@@ -29,60 +31,42 @@ def export_hugging_face(engine: BaseEngine, folder: Path) -> None:
     weights = get_fsdp_full_state_dict(module, offload_to_cpu=True, rank0_only=True)
     if dist.get_rank() == 0:
         model = module._fsdp_wrapped_module if fsdp_version(module) == 1 else module
-        lora = getattr(model, "peft_config", {}).get("default")
-        if lora is not None:
+        config, adapter = model.config, adapter_of(model)
+        if adapter is not None:
             _write_adapter(model, weights, folder.parent / ADAPTER_FOLDER)
-            weights = merge_lora(weights, scaling=lora.lora_alpha / lora.r)
             model = model.get_base_model()
-        _write_model(model, weights, source=engine.model_config.hf_config, folder=folder)
+            config, weights = merge_into_base(config, adapter, weights)
+        write_model(
+            config,
+            weights,
+            dtype=getattr(engine.model_config.hf_config, "dtype", None) or torch.float32,
+            generation_config=getattr(model, "generation_config", None),
+            folder=folder,
+        )
     dist.barrier()
 
 
-def merge_lora(weights: dict[str, Tensor], *, scaling: float) -> dict[str, Tensor]:
-    """Fold the adapters of a PEFT state dict into its base weights: W + scaling * B A (arXiv 2106.09685).
+def merge_into_base(
+    config: PretrainedConfig, adapter: PeftConfig, weights: dict[str, Tensor]
+) -> tuple[PretrainedConfig, dict[str, Tensor]]:
+    """Configuration and weights of the base model with the adapter in them; see `merge_adapter`.
 
-    Args:
-        weights: state dict of a `PeftModel` with one LoRA adapter named "default".
-        scaling: lora_alpha / r.
-
-    Returns:
-        State dict of the base model; merged in fp32, returned in the dtype of the base weights.
+    Tied embeddings that the adapter has made two are two in the configuration as well.
     """
-    merged = {}
-    for name, weight in weights.items():
-        if ".lora_" in name:
-            continue
-        if name.endswith(".base_layer.weight"):
-            layer = name.removesuffix(".base_layer.weight")
-            down, up = weights[f"{layer}.lora_A.default.weight"], weights[f"{layer}.lora_B.default.weight"]
-            delta = scaling * (up.float() @ down.float())
-            weight = (weight.float() + delta).to(weight.dtype)
-        merged[name.removeprefix(_PEFT_PREFIX).replace(".base_layer.", ".")] = weight
-    return merged
+    merged = merge_adapter(config, adapter, weights)
+    if merged.untied:
+        config = copy.deepcopy(config)
+        config.tie_word_embeddings = False
+    return config, merged.weights
 
 
-def _write_adapter(model: torch.nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    adapter = {
-        name: weight.contiguous() for name, weight in get_peft_model_state_dict(model, state_dict=weights).items()
-    }
-    save_file(adapter, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = copy.deepcopy(model.peft_config["default"])
-    config.inference_mode = True
-    config.save_pretrained(str(folder))
-
-
-def _write_model(model: torch.nn.Module, weights: dict[str, Tensor], *, source, folder: Path) -> None:
-    write_model(
-        model.config,
-        weights,
-        dtype=getattr(source, "dtype", None) or torch.float32,
-        generation_config=getattr(model, "generation_config", None),
-        folder=folder,
-    )
+def _write_adapter(model: PeftModel, weights: dict[str, Tensor], folder: Path) -> None:
+    """Adapter and configuration as PEFT loads them; the embeddings of the base are the base's to keep."""
+    write_adapter_config(model.peft_config["default"], folder)
+    own = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
+    # The same tensor under two names (embeddings that are tied) would be refused.
+    own = {name: weight.clone(memory_format=torch.contiguous_format) for name, weight in own.items()}
+    save_file(own, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def write_model(

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from pathlib import Path
 
 import torch
+from peft import PeftConfig
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from verl_ext.engine.adapters import CONFIG_FOLDER, read_adapter_config
 from verl_ext.engine.checkpoint_loading import only_known_types
-from verl_ext.engine.hf_export import merge_lora
 from verl_ext.errors import UserError
 
-LORA_FILE = "lora_train_meta.json"
 _SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
 
 
@@ -25,7 +24,7 @@ def has_shards(folder: Path) -> bool:
 
 
 def read_shards(folder: Path) -> dict[str, Tensor]:
-    """The whole model, by the names of its Hugging Face form; a LoRA adapter is merged into its base weights.
+    """The whole model by the names that it has in training, an adapter beside its base weights.
 
     Only tensors are built from the files: no code in them runs.
 
@@ -36,14 +35,28 @@ def read_shards(folder: Path) -> dict[str, Tensor]:
     with only_known_types():
         shards = [_load(path) for path in paths]
     weights = {name: _whole([shard[name] for shard in shards], name, folder) for name in shards[0]}
-    if not any(".lora_" in name for name in weights):
-        return weights
     if all(".lora_" in name for name in weights):
         raise UserError(
             f"{folder}: holds the LoRA adapter alone, without its base weights; export its lora_adapter folder"
         )
-    lora = json.loads((folder / LORA_FILE).read_text())
-    return merge_lora(weights, scaling=lora["lora_alpha"] / lora["r"])
+    return weights
+
+
+def adapter_of_shards(folder: Path, weights: dict[str, Tensor]) -> PeftConfig | None:
+    """The configuration of the adapter that is among the weights of a checkpoint; None if none is.
+
+    Raises:
+        UserError: it is not beside the shards, where every checkpoint of our trainers has it.
+    """
+    if not any(name.startswith("base_model.model.") for name in weights):
+        return None
+    described = folder / CONFIG_FOLDER
+    if not (described / "adapter_config.json").is_file():
+        raise UserError(
+            f"{folder}: no {CONFIG_FOLDER}/adapter_config.json, which says how its LoRA adapter is scaled; put there "
+            "the adapter_config.json of the adapter that was trained"
+        )
+    return read_adapter_config(described)
 
 
 def _paths_of_ranks(folder: Path) -> list[Path]:

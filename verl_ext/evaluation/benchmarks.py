@@ -26,6 +26,7 @@ from verl_ext.data.benchmarks import (
     question_of,
     text_of,
 )
+from verl_ext.data.messages import ConversationError, is_messages, text_messages
 from verl_ext.data.reading import iterate_rows
 from verl_ext.errors import ConfigError, DataError, nearest
 from verl_ext.reward.math.extraction import after_hashes, last_boxed
@@ -135,21 +136,23 @@ def _problem(
 
 def _verl_problem(name: str, index: int, row: Mapping[str, Any]) -> Problem:
     """A row of verl's columns; its prompt is asked as it stands."""
-    messages = row["prompt"]
-    if not all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages
-    ):
+    if not row["prompt"]:
+        raise UnusableRow("column 'prompt' is empty")
+    if not is_messages(row["prompt"]):
         raise UnusableRow("column 'prompt' is no list of messages with role and content")
+    try:
+        messages = text_messages(row["prompt"])
+    except ConversationError as error:
+        raise UnusableRow(f"column 'prompt': {error}") from error
     gold = row["reward_model"].get("ground_truth")
-    if gold is None or gold == "" or len(messages) == 0:
-        raise UnusableRow("no gold answer in reward_model.ground_truth" if messages else "column 'prompt' is empty")
+    if gold is None or gold == "":
+        raise UnusableRow("no gold answer in reward_model.ground_truth")
     if not isinstance(row.get("data_source"), str):
         raise UnusableRow("no data_source")
     extra = row.get("extra_info") or {}
     question = extra.get("question") or messages[-1]["content"]
     gold = tuple(map(str, gold)) if isinstance(gold, list) else str(gold)
-    plain = tuple({"role": m["role"], "content": m["content"]} for m in messages)
-    return Problem(name, index, question, gold, row["data_source"], plain, _tolerance(extra))
+    return Problem(name, index, question, gold, row["data_source"], tuple(messages), _tolerance(extra))
 
 
 def _of_benchmark(problem: Problem, known: Benchmark) -> Problem:

@@ -109,22 +109,27 @@ def export(path: str, target: Path, *, base: str | None = None, dtype: str | Non
 
 
 def _merge_shards(folder: Path, target: Path, dtype: str | None) -> None:
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import AutoConfig
 
     with warnings.catch_warnings():  # verl probes for engines that nobody asked for
         warnings.filterwarnings("ignore", message=".*engine is not available.*")
-        from verl_ext.engine.hf_export import write_model
-        from verl_ext.engine.shards import read_shards
+        from verl_ext.engine.hf_export import merge_into_base, write_model
+        from verl_ext.engine.shards import adapter_of_shards, read_shards
 
     described = folder / "huggingface"
     if not (described / "config.json").is_file():
         raise UserError(f"{folder}: no huggingface/config.json beside the shards")
     config = AutoConfig.from_pretrained(described)
-    generation = (
-        GenerationConfig.from_pretrained(described) if (described / "generation_config.json").is_file() else None
-    )
+    weights = read_shards(folder)
+    adapter = adapter_of_shards(folder, weights)
+    if adapter is not None:
+        config, weights = merge_into_base(config, adapter, weights)
     write_model(
-        config, read_shards(folder), dtype=_torch_dtype(dtype, config), generation_config=generation, folder=target
+        config,
+        weights,
+        dtype=_torch_dtype(dtype, config),
+        generation_config=_generation_config(described),
+        folder=target,
     )
     _copy_tokenizer(described, target)
 
@@ -133,16 +138,31 @@ def _merge_adapter(adapter: Path, base: str | None, target: Path, dtype: str | N
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    base = base or json.loads((adapter / "adapter_config.json").read_text()).get("base_model_name_or_path")
+    with warnings.catch_warnings():  # as above
+        warnings.filterwarnings("ignore", message=".*engine is not available.*")
+        from verl_ext.engine.adapters import read_adapter_config, why_not_mergeable
+        from verl_ext.engine.hf_export import merge_into_base, write_model
+
+    described = read_adapter_config(adapter)
+    base = base or described.base_model_name_or_path
     if not base:
         raise UserError(f"{adapter}: its adapter_config.json names no base model; give it with base=PATH")
     require_model_folder(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
-    merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    if dtype is not None:
-        merged.to(_torch_dtype(dtype, merged.config))
-    merged.save_pretrained(target)
+    reason = why_not_mergeable(model.config, described)
+    if reason is not None:
+        raise UserError(f"{adapter}: cannot be merged into {base}: {reason}")
+    generation = model.generation_config
+    model = PeftModel.from_pretrained(model, adapter)
+    config, weights = merge_into_base(model.get_base_model().config, model.peft_config["default"], model.state_dict())
+    write_model(config, weights, dtype=_torch_dtype(dtype, config), generation_config=generation, folder=target)
     _save_tokenizer(base, target)
+
+
+def _generation_config(folder: Path):
+    from transformers import GenerationConfig
+
+    return GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None
 
 
 def _rewrite(folder: Path, target: Path, dtype: str | None) -> None:

@@ -13,7 +13,8 @@ from verl_ext.cli import refuse_stray_blanks
 from verl_ext.errors import ConfigError, UnknownKeyError, UserError
 from verl_ext.evaluation.prompts import BOXED, PromptOptions
 from verl_ext.reward.policy import POLICIES, GradingPolicy
-from verl_ext.rollout.sampling import SamplingParams
+from verl_ext.reward.scorers import check_names
+from verl_ext.rollout.requests import SamplingParams
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 ENGINES = ("vllm", "sglang", "openai", "transformers")
@@ -56,7 +57,7 @@ class EvaluationConfig:
     trust_remote_code: bool = _key(False)
     max_num_seqs: int | None = _key(None, "at a time; null: vllm and sglang choose, transformers 32, openai 64")
     tensor_parallel_size: int = _key(1, "GPUs that share a model; the other GPUs hold further copies")
-    gpu_memory_utilization: float = _key(0.9, "vllm and sglang: share of a GPU's memory")
+    gpu_memory_utilization: float = _key(0.9, "vllm and sglang: share of a GPU's memory; on a CPU, of what is free")
     base_url: str = _key("http://localhost:8000/v1", "openai: the endpoint, without /completions")
     served_model: str | None = _key(None, "openai: the model's name there; null: the only one that is served")
     api_key_env: str = _key("OPENAI_API_KEY", "openai: the environment variable that holds the key")
@@ -66,6 +67,7 @@ class EvaluationConfig:
     grader: str = _key("default", f"{DEFAULT_GRADER} (each source's own choices), {', '.join(POLICIES)}")
     grader_workers: int = _key(0, "processes; 0: as many as there are cores, 8 at most")
     grader_timeout_s: float = _key(5.0, "for one answer")
+    evaluating_scorers: tuple[str, ...] = _key((), "reasoning-gym tasks whose scorer may run text as Python")
     after_think: bool = _key(False, "grade only what follows the last </think>")
     rm_scores: str | None = _key(None, "JSON lines with benchmark, problem, sample, score of a reward model, for rm@k")
 
@@ -89,6 +91,7 @@ class EvaluationConfig:
         require(self.grader in (DEFAULT_GRADER, *POLICIES), "grader", f"one of {DEFAULT_GRADER}, {', '.join(POLICIES)}")
         require(self.grader_workers >= 0, "grader_workers", "0 or more")
         require(self.grader_timeout_s > 0, "grader_timeout_s", "a positive number of seconds")
+        check_names(self.evaluating_scorers)
         self.sampling(seed=0, stop_token_ids=())
         self.prompt_options()
 

@@ -18,13 +18,15 @@ from verl_ext.evaluation.benchmarks import BENCHMARKS, Problem, canonical_names,
 from verl_ext.evaluation.checkpoints import model_folder_of
 from verl_ext.evaluation.config import EvaluationConfig
 from verl_ext.evaluation.engines import Completion, Request, make_engine
-from verl_ext.evaluation.grading import submit_grade
+from verl_ext.evaluation.grading import grader_pool, submit_grade
 from verl_ext.evaluation.progress import Progress
 from verl_ext.evaluation.prompts import Prompt, PromptBuilder
 from verl_ext.evaluation.run_identity import Run, require_same_run, run_of
 from verl_ext.evaluation.store import Lines, key_of, samples_file
 from verl_ext.model_folder import read_hf_config
 from verl_ext.reward.pool import GraderPool
+from verl_ext.reward.scorers import require_allowed
+from verl_ext.reward.sources import rule_for
 
 SEED_LIMIT = 2**31
 """Servers of other makes take no larger seed."""
@@ -91,6 +93,8 @@ def load_tokenizer(config: EvaluationConfig, model_path: str) -> PreTrainedToken
 
 def _load(name: str, source: str, config: EvaluationConfig) -> list[Problem]:
     problems = load_problems(source, data_dir=config.data_dir, data_source=config.data_source)
+    for data_source in sorted({problem.data_source for problem in problems}):
+        require_allowed(rule_for(data_source).task, config.evaluating_scorers)
     if name in BENCHMARKS and len(problems) != BENCHMARKS[name].problems:
         print(f"{name}: {len(problems)} problems; the published file has {BENCHMARKS[name].problems}", file=sys.stderr)
     return problems
@@ -144,7 +148,7 @@ def _generate_missing(
     output_dir = Path(config.output_dir)
     with ExitStack() as stack:
         files = {name: stack.enter_context(Lines(samples_file(output_dir, name))) for name in problems}
-        verdicts = RunningVerdicts(stack.enter_context(GraderPool(config.workers, config.grader_timeout_s)), config)
+        verdicts = RunningVerdicts(stack.enter_context(grader_pool(config)), config)
         wanted = {
             f"{name}/{problem.index}/{sample}": (problem, sample)
             for sample in range(config.n_samples)  # every problem's first sample first: the running accuracy is fair

@@ -13,6 +13,11 @@ from verl_ext.reward.pool import GraderPool
 from verl_ext.reward.sources import rule_for
 
 
+def grader_pool(config: EvaluationConfig) -> GraderPool:
+    """Worker processes as the configuration says."""
+    return GraderPool(config.workers, config.grader_timeout_s, evaluating_scorers=config.evaluating_scorers)
+
+
 def submit_grade(
     pool: GraderPool,
     config: EvaluationConfig,

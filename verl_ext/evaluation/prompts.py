@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from verl_ext.data.conversation import ConversationError, ConversationRenderer
+from verl_ext.data.conversation import ConversationRenderer
 from verl_ext.data.instructions import QWEN_BOXED as BOXED
+from verl_ext.data.messages import ConversationError, text_messages
 from verl_ext.errors import ConfigError, DataError, nearest
 from verl_ext.evaluation.benchmarks import Problem
 
@@ -169,7 +170,10 @@ class PromptBuilder:
         if self.options.prompt_type != CHAT:
             text = PROMPT_TYPES[self.options.prompt_type].text(problem.question)
             return Prompt(text, self._read(text, add_special_tokens=True))
-        messages = self._messages(problem)
+        try:
+            messages = self._messages(problem)
+        except ConversationError as error:
+            raise DataError(f"{problem.name}: {error}") from error
         if self.tokenizer is None:
             text = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
             return Prompt(text, None, tuple(messages))
@@ -189,7 +193,8 @@ class PromptBuilder:
         return {} if self.options.thinking is None else {"enable_thinking": self.options.thinking}
 
     def _messages(self, problem: Problem) -> list[Mapping[str, str]]:
-        messages = list(problem.messages or [{"role": "user", "content": problem.question + self.options.instruction}])
+        asked = {"role": "user", "content": problem.question + self.options.instruction}
+        messages = text_messages(problem.messages or [asked])
         if self.options.system_prompt is None:
             return messages
         rest = [message for message in messages if message["role"] != "system"]

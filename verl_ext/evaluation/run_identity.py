@@ -12,10 +12,9 @@ from typing import Any
 from verl_ext.errors import UserError
 from verl_ext.evaluation.config import IDENTITY, EvaluationConfig
 from verl_ext.evaluation.store import read_json, write_json
-from verl_ext.model_folder import WEIGHT_PATTERNS
+from verl_ext.model_folder import weights_fingerprint
 
 RUN_FILE = "run.json"
-_PIECES, _PIECE_BYTES = 64, 65536
 
 
 @dataclass(frozen=True)
@@ -99,21 +98,3 @@ def _moved(name: str, asked: Run, found: Run) -> bool:
         and asked.identity["weights"] is not None
         and (asked.identity["weights"] == found.identity.get("weights"))
     )
-
-
-def weights_fingerprint(folder: Path) -> str | None:
-    """A hash of a model folder's configuration and of pieces of its weights; None for what is not a folder.
-
-    Training changes every weight, so pieces tell two models apart without reading all of them.
-    """
-    if not folder.is_dir():
-        return None
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in sorted(path for pattern in WEIGHT_PATTERNS for path in folder.glob(pattern)):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
-        with path.open("rb") as file:
-            for piece in range(_PIECES):
-                file.seek(size * piece // _PIECES)
-                digest.update(file.read(_PIECE_BYTES))
-    return digest.hexdigest()[:16]

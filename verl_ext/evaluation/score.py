@@ -11,7 +11,7 @@ from typing import Any
 
 from verl_ext.errors import DataError
 from verl_ext.evaluation.config import EvaluationConfig
-from verl_ext.evaluation.grading import submit_grade
+from verl_ext.evaluation.grading import grader_pool, submit_grade
 from verl_ext.evaluation.progress import Progress
 from verl_ext.evaluation.run_identity import Run
 from verl_ext.evaluation.store import Lines, graded_file, key_of, read_json, samples_file, write_json
@@ -33,7 +33,7 @@ def score(config: EvaluationConfig) -> dict[str, Any]:
     output_dir = Path(config.output_dir)
     run = Run.read(output_dir)
     _start_over_if_other(config, run, output_dir)
-    with GraderPool(config.workers, config.grader_timeout_s) as pool:
+    with grader_pool(config) as pool:
         for benchmark in run.benchmarks:
             _grade_missing(config, output_dir, benchmark, pool)
         summary = summarise(config, run, pool)

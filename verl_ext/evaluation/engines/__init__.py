@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from verl_ext.evaluation.config import EvaluationConfig
 from verl_ext.evaluation.prompts import Prompt, PromptBuilder
-from verl_ext.rollout.sampling import SamplingParams
+from verl_ext.rollout.requests import SamplingParams
 
 
 @dataclass(frozen=True)

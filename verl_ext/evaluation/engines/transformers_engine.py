@@ -16,7 +16,7 @@ from verl_ext.evaluation.engines import Completion, Request, cut_at_stop
 from verl_ext.evaluation.prompts import PromptBuilder
 from verl_ext.platform.cpu_memory import keep_memory_small
 from verl_ext.rollout.generator import Generator
-from verl_ext.rollout.sampling import Generation
+from verl_ext.rollout.requests import Generation
 
 DEFAULT_SEQUENCES = 32
 

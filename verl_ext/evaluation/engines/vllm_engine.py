@@ -20,6 +20,7 @@ from verl_ext.errors import ConfigError, UserError
 from verl_ext.evaluation.config import EvaluationConfig
 from verl_ext.evaluation.engines import Completion, Request, vllm_params
 from verl_ext.evaluation.prompts import PromptBuilder
+from verl_ext.model_folder import read_hf_config
 
 DEFAULT_AHEAD = 512
 """Requests that a process holds, where `max_num_seqs` does not say how many it runs: enough to choose from."""
@@ -66,6 +67,7 @@ class VLLMEngine:
             # the CPU's random generator cannot (v1/worker/gpu_model_runner.py, _bookkeeping_sync): no parts there.
             arguments["enable_chunked_prefill"] = False
             arguments["max_num_batched_tokens"] = max(longest, CPU_BATCHED_TOKENS)
+            arguments["kv_cache_memory_bytes"] = _keys_and_values_bytes(config, model_path, longest)
         context = multiprocessing.get_context("spawn")
         self._workers: dict[Connection, multiprocessing.Process] = {}
         try:
@@ -129,6 +131,26 @@ class VLLMEngine:
         if kind == "failed":
             raise UserError(f"engine: vLLM does not start: {content}")
         return content
+
+
+def _keys_and_values_bytes(config: EvaluationConfig, model_path: str, longest: int) -> int | None:
+    """Of memory on a processor; see `vllm_cpu_memory`."""
+    import torch
+
+    from verl_ext.platform.free_memory import free_bytes
+    from verl_ext.rollout.vllm_cpu_memory import keys_and_values_bytes
+
+    model = read_hf_config(model_path, trust_remote_code=config.trust_remote_code)
+    dtype = model.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
+    return keys_and_values_bytes(
+        model,
+        dtype or torch.bfloat16,
+        sequences=config.max_num_seqs,
+        length=longest,
+        free=free_bytes(),
+        share=config.gpu_memory_utilization,
+        keys=("dtype", "max_tokens", "gpu_memory_utilization"),
+    )
 
 
 def _device_groups(size: int) -> list[str | None]:
