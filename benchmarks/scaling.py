@@ -76,7 +76,7 @@ def generation_runs(options: argparse.Namespace) -> dict[float, Callable[[], Mea
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     from verl_ext.rollout.generator import Generator
-    from verl_ext.rollout.sampling import SamplingParams
+    from verl_ext.rollout.requests import SamplingParams
 
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
     model.generation_config = GenerationConfig()

@@ -82,7 +82,7 @@ python -m verl_ext.trainer.fsdp_nft_trainer \
     actor_rollout_ref.actor.optim.lr="${NFT_LR:-2e-5}" actor_rollout_ref.actor.optim.lr_warmup_steps=0 \
     algorithm.rollout_correction.bypass_mode=True reward.reward_kwargs.workers=1 \
     trainer.val_before_train=False trainer.test_freq=-1 trainer.save_freq=5 trainer.max_actor_ckpt_to_keep=1 \
-    trainer.total_training_steps="$nft_steps" \
+    trainer.total_training_steps="$nft_steps" trainer.extend_run=True \
     trainer.project_name=quickstart trainer.experiment_name=nft trainer.default_local_dir="$run/nft"
 
 echo "== measure the model after NFT"

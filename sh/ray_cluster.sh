@@ -16,7 +16,9 @@
 #   STATE_DIR       process ids and logs of this script (default: ~/.cache/verl_ext/ray)
 #
 # Whoever reaches a Ray cluster can run programs on it, so it asks for a token: the head makes one in ~/.ray/auth_token.
-# Machines without the head's home directory need a copy of that file, or its content in RAY_AUTH_TOKEN.
+# Machines without the head's home directory need a copy of that file, or its content in RAY_AUTH_TOKEN. Ray knows tokens
+# from 2.52 on; an older one is refused. RAY_AUTH_MODE=disabled does without, and the dashboard then answers only this
+# machine.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -28,6 +30,13 @@ patience=90 # seconds for a node to come up
 fail() {
     echo "ray_cluster.sh: $1" >&2
     exit 2
+}
+
+require_tokens() {
+    local version
+    version=$(python -c 'import importlib.metadata; print(importlib.metadata.version("ray"))')
+    python -c 'import sys; sys.exit(tuple(map(int, sys.argv[1].split(".")[:2])) < (2, 52))' "$version" ||
+        fail "Ray $version knows no tokens, so that anyone could run programs on its cluster: install Ray 2.52 or newer"
 }
 
 gpus_here() {
@@ -91,6 +100,7 @@ case $role in
 head | worker | status)
     source "$root/sh/env.sh"
     export RAY_AUTH_MODE=${RAY_AUTH_MODE:-token}
+    [[ $RAY_AUTH_MODE != token ]] || require_tokens
     ;;
 esac
 
@@ -99,7 +109,9 @@ head)
     # `ray job stop` sends SIGTERM and, this many seconds later, SIGKILL: time to finish a step and save.
     export RAY_JOB_STOP_WAIT_TIME_S=${RAY_JOB_STOP_WAIT_TIME_S:-1800}
     [[ $RAY_AUTH_MODE != token || -n ${RAY_AUTH_TOKEN:-} ]] || ray get-auth-token --generate >/dev/null 2>&1
-    start "${NODE:-head}" --head --port="$port" --include-dashboard=true --dashboard-host=0.0.0.0 \
+    dashboard=0.0.0.0
+    [[ $RAY_AUTH_MODE == token ]] || dashboard=127.0.0.1
+    start "${NODE:-head}" --head --port="$port" --include-dashboard=true --dashboard-host="$dashboard" \
         --dashboard-port="${DASHBOARD_PORT:-8265}" ${RAY_TMPDIR:+--temp-dir="$RAY_TMPDIR"}
     address=$(sed -n "s/.*ray start --address='\([^']*\)'.*/\1/p" "$state/${NODE:-head}.log")
     echo "head started. On each other machine:"

@@ -18,13 +18,16 @@ OTHER_RANKS_WAIT_S = 30.0
 
 @contextmanager
 def user_errors_exit() -> Iterator[None]:
-    """Turn a `UserError` into one line on stderr, once a machine, and exit code 2."""
+    """Turn a `UserError` into one line on stderr, once a machine, and exit code 2.
+
+    One that comes from a Ray worker is what was raised there, with the worker's traceback around it.
+    """
     try:
         yield
     except UserError as error:
         if int(os.environ.get("LOCAL_RANK", "0")) > 0:
             time.sleep(OTHER_RANKS_WAIT_S)
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {getattr(error, 'cause', None) or error}", file=sys.stderr, flush=True)
         raise SystemExit(USER_ERROR_EXIT_CODE) from None
 
 

@@ -1,7 +1,8 @@
-"""Is this a model folder that can be trained? Read from its files, before torch is asked to load anything."""
+"""Is this a model folder that can be trained, and which model is it? Read from its files, before torch loads anything."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,13 @@ from verl_ext.errors import ConfigError, UserError
 
 WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin", "model*.bin")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+TOKENIZER_SETTINGS = (
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"),
+    *("chat_template.jinja", "chat_template.json"),
+)
+"""Files beside those of the vocabulary that change what a text's tokens are."""
+
+_PIECES, _PIECE_BYTES = 64, 65536
 
 
 def require_model_folder(path: str, *, tokenizer_path: str | None = None, group: str = "model") -> None:
@@ -38,6 +46,39 @@ def require_model_folder(path: str, *, tokenizer_path: str | None = None, group:
     if tokenizer.exists() and not any((tokenizer / name).is_file() for name in TOKENIZER_FILES):
         key = f"{group}.tokenizer_path" if tokenizer_path else f"{group}.path"
         raise UserError(f"{key}: no tokenizer in {tokenizer} ({', '.join(TOKENIZER_FILES)})")
+
+
+def weights_fingerprint(folder: Path, *, config_name: str = "config.json") -> str | None:
+    """A hash of a model folder's configuration and of pieces of its weights; None for what is not a folder.
+
+    Training changes every weight, so pieces tell two models apart without reading all of them.
+
+    Args:
+        config_name: of the configuration; an adapter's has another name than a model's.
+    """
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256((folder / config_name).read_bytes())
+    for path in sorted(path for pattern in WEIGHT_PATTERNS for path in folder.glob(pattern)):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            for piece in range(_PIECES):
+                file.seek(size * piece // _PIECES)
+                digest.update(file.read(_PIECE_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def tokenizer_fingerprint(folder: Path) -> str | None:
+    """A hash of the tokenizer's files in a folder; None for what is not a folder."""
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for name in (*TOKENIZER_FILES, *TOKENIZER_SETTINGS):
+        if (folder / name).is_file():
+            digest.update(f"{name} {(folder / name).stat().st_size}".encode())
+            digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def looks_like_hub_id(path: str) -> bool:

@@ -143,7 +143,6 @@ def overrides_of(mode: dict, workspace: Path) -> list[str]:
 
 def main(workspace: Path) -> None:
     world_size = int(os.environ["WORLD_SIZE"])
-    defaults = compose_config("dft_trainer", [])
     config = compose(workspace, "tied", [])
     device = choose_device(config)
     results, references, second_passes = [], {}, []
@@ -152,7 +151,7 @@ def main(workspace: Path) -> None:
     with join_ranks(device):
         for mode in modes(world_size):
             config = compose(workspace, mode["model"], overrides_of(mode, workspace))
-            check_config(config, defaults=defaults, world_size=world_size)
+            check_config(config, world_size=world_size)
             check_device(config, device)
             complete_config(config, device)
             train_dataset, _ = load_datasets(config)

@@ -27,6 +27,7 @@ from verl.utils import tensordict_utils as tu
 from tests.support.actor_batch import actor_batch, grpo_advantages, grpo_loss, nft_loss
 from verl_ext.trainer.run.checkpoints import RunState
 from verl_ext.trainer.run.command_line import compose_config
+from verl_ext.trainer.run.identity import Identity
 from verl_ext.trainer.run.interruption import Interruption
 from verl_ext.trainer.run.launch import choose_device, complete_config, join_ranks
 from verl_ext.trainer.run.log import RunLog
@@ -70,9 +71,9 @@ class Update:
     """A trainer, and the gradients of its updates."""
 
     def __init__(self, config, dataset) -> None:
-        state = RunState({})
+        state = RunState(Identity(), 0, "test")
         self.trainer = NFTOfflineTrainer(config, dataset, None, state, None, Interruption())
-        self.trainer.log = RunLog({}, total_steps=0, first_step=0, active=False, headline=str)
+        self.trainer.log = RunLog({}, total_steps=0, first_step=0, active=False, headline=str, run_id="test")
         self.trainer._before_first_step()
         self.client = self.trainer.training_client
         self.trainer.engine.optimizer.register_step_pre_hook(lambda *_: self._catch())
@@ -173,7 +174,8 @@ def modes(world_size: int):
     """Plain heads first: verl patches the model class for a fused head, for the rest of the process."""
     for fused, sp, packed, micro in itertools.product((False, True), (1, 2), (True, False), (1, 2, 8, "dynamic")):
         if sp <= world_size and (sp == 1 or packed) and not (fused and micro in (1, 8)):
-            yield {"fused": fused, "sp": sp, "packed": packed, "micro": micro}
+            for share in (False, True) if packed else (False,):
+                yield {"fused": fused, "sp": sp, "packed": packed, "micro": micro, "share": share}
 
 
 def options_of(mode: dict) -> dict:
@@ -184,12 +186,13 @@ def options_of(mode: dict) -> dict:
         "engine.ulysses_sequence_parallel_size": mode["sp"],
         "model.use_remove_padding": mode["packed"],
         "model.use_fused_kernels": mode["fused"],
+        "trainer.share_prompts": mode.get("share", False),
     }
 
 
 def trainer_of(workspace: Path, world_size: int, device: str, data: str, options: dict):
     config = compose(workspace, data, options)
-    check_config(config, defaults=compose_config("nft_offline", []), world_size=world_size)
+    check_config(config, world_size=world_size)
     check_device(config, device)
     complete_config(config, device)
     dataset, _ = load_datasets(config)

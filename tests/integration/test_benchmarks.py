@@ -49,14 +49,18 @@ def write_stream(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_update_of_nft_is_compared_with_grpo_and_dynamic_sampling_with_its_peers(model_folder, tmp_path):
+def test_the_update_of_nft_is_compared_with_grpo_and_shared_prompts_and_dynamic_sampling_with_their_peers(
+    model_folder, tmp_path
+):
     small = ["--prompts", 2, "--group-size", 2, "--rounds", 1, "--warmup", 0, "--gen-batch-size", 8]
     stream = ["--stream", write_stream(tmp_path / "stream"), "--replayed-steps", 400]
-    parts = ["--part", "update", "sampling", "--out", tmp_path]
+    parts = ["--part", "update", "sharing", "sampling", "--out", tmp_path]
     printed = run("nft_step.py", "--model", model_folder, *parts, *small, *stream)
     assert "| nft |" in printed and "| dr_grpo |" in printed
     update = kept(tmp_path / "nft_update.json")["rows"]
     assert all(row["seconds"] > 0 for row in update)
+    sharing = {row["prompt : answer"]: row for row in kept(tmp_path / "nft_sharing.json")["rows"]}
+    assert sharing["256 : 64"]["tokens (the bound)"] == pytest.approx((256 + 15 + 16 * 64) / (16 * 320))
     rows = kept(tmp_path / "nft_sampling.json")["rows"]
     ours, exact_rounds, large_rounds, verls = (row["tokens generated per token trained"] for row in rows)
     # half of the groups are usable: two generated for each trained, and what a way throws away on top

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.support.tiny_model import byte_tokenizer, save_tiny_model
@@ -55,7 +57,12 @@ def generated(model, engine, *keys):
 def test_greedy_responses_are_those_of_transformers(model):
     ours, theirs = (generated(model, engine, "temperature=0") for engine in ("transformers", "vllm"))
     assert len(ours) == 16 and ours.keys() == theirs.keys()
-    # A random model has near ties, which two ways of rounding may decide differently.
+    # A random model has near ties, which two ways of rounding may decide differently. A character that the limit of
+    # tokens cuts in two is a replacement character to transformers and nothing to vLLM.
+    ours, theirs = (
+        {name: replace(completion, text=completion.text.rstrip("\ufffd")) for name, completion in side.items()}
+        for side in (ours, theirs)
+    )
     assert sum(ours[name] == theirs[name] for name in ours) >= 14
 
 

@@ -42,7 +42,8 @@ def workspace(tmp_path_factory) -> Path:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_gradients_of_updates_are_equal_in_every_mode(workspace, ranks):
-    """{ranks} x {SP 1, 2} x {padded, packed} x micro-batches of 1, 2, 8 and by tokens x {fused, plain head}.
+    """{ranks} x {SP 1, 2} x {padded, packed, packed with shared prompts} x micro-batches of 1, 2, 8 and by tokens x
+    {fused, plain head}.
 
     On-policy, sqrt((1 - r) / r) against verl's vanilla policy loss on (reward - mean) / population standard deviation,
     1 - r on reward - mean, rewards 0 and 1, both through verl's update. Off-policy, every ratio and reduction against
@@ -73,3 +74,24 @@ def test_gradients_of_updates_are_equal_in_every_mode(workspace, ranks):
     wrong = [r for r in results if r["error"] > TOLERANCE * max(1.0, r["scale"])]
     assert not wrong
     assert all(r["scale"] > 1e-2 for r in results), "gradients too small for the comparison to mean anything"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_an_update_without_dropped_answers_is_that_of_a_batch_which_never_had_them(workspace):
+    """Every objective's loss in every reduction, with fillers where the answers were, unevenly on two ranks."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    worker = WORKER.with_name("dropped_answers_worker.py")
+    ended = subprocess.run(
+        [*launcher, str(worker), str(workspace)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    results = json.loads((workspace / "dropped.json").read_text())
+    assert len(results) == 12
+    assert not [r for r in results if r["error"] > TOLERANCE * max(1.0, r["scale"])]
+    assert all(r["scale"] > 1e-3 for r in results), "gradients too small for the comparison to mean anything"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -11,13 +13,17 @@ from tests.support.launch import finish, kill, wait_until
 from tests.support.online import RESPONSE_LENGTH, answers, logged, prepare, ray_folder, start, validations
 
 STEPS = 20
+TIMES = ("perf/", "timing_")
+ROOT = Path(__file__).parents[2]
+HELD_UPDATE = ROOT / "tests" / "support" / "held_update"
 
 pytestmark = pytest.mark.timeout(1200)  # the first test of a kind pays for the whole run, others start several
 
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory):
-    return prepare(tmp_path_factory.mktemp("parity"))
+    """Of runs with two updates a step."""
+    return [*prepare(tmp_path_factory.mktemp("parity")), "actor_rollout_ref.actor.ppo_mini_batch_size=4"]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +62,7 @@ def test_a_step_says_what_it_did(whole_run):
     expected |= {"nft/clipped_share", "nft/ratio_p50", "actor/entropy", "actor/grad_norm", "reward/grader/no_answer"}
     expected |= {"sampling/generated_groups", "sampling/dropped_all_right", "sampling/dropped_all_wrong"}
     assert expected <= metrics.keys()
-    assert metrics["nft/ratio_p50"] == pytest.approx(1.0, abs=1e-6)
+    assert metrics["nft/ratio_p50"] == pytest.approx(1.0, abs=0.01)  # of two updates, the second is a little off-policy
     assert any((run / "tensorboard").iterdir())
     assert "step 20: acc" in output and "Traceback" not in output
 
@@ -80,7 +86,9 @@ def test_generations_can_be_read_and_hold_whole_groups(whole_run):
             rate = sum(row["acc"] for row in group) / 8
             assert 0 < rate < 1
             assert all(row["advantage"] == pytest.approx(row["acc"] - rate) for row in group)
-            assert all(row["acc"] == (row["response"] == f"\\boxed{{{row['ground_truth']}}}") for row in group)
+            for row in group:
+                is_right = row["response"] == f"\\boxed{{{row['ground_truth']}}}"
+                assert row["acc"] == is_right if step == 1 else row["acc"] >= is_right  # it learns to say it otherwise
 
 
 @pytest.mark.slow
@@ -98,24 +106,44 @@ def test_the_trained_model_is_a_plain_hugging_face_folder(whole_run):
 @pytest.mark.slow
 def test_a_run_that_is_stopped_and_killed_goes_on_to_the_same_answers(whole_run, arguments, tmp_path):
     steps = [f"trainer.total_training_steps={STEPS}", "trainer.save_freq=3"]
-    run, log = tmp_path / "run", tmp_path / "log"
-    with ray_folder() as ray:
-        process = start([*arguments, *steps], run, log, ray)
-        wait_until(lambda: (run / "generations" / "2.jsonl").exists(), process, log)
+    run, log, held = tmp_path / "run", tmp_path / "log", tmp_path / "held"
+
+    def started(ray, **environment):
+        return start([*arguments, *steps], run, log, ray, **environment)
+
+    with ray_folder() as ray:  # while the first step's groups are generated
+        process = started(ray)
+        wait_until(lambda: "first weights" in log.read_text(), process, log)
         process.send_signal(signal.SIGTERM)
         assert finish(process) == 75, log.read_text()
-        assert "stopped after step" in log.read_text()
-    stopped_at = max(logged(run))
-    assert (run / f"global_step_{stopped_at}" / "run_state.json").exists()
+        assert "stopped inside step 1 by SIGTERM" in log.read_text()
+    sampling = json.loads((run / "global_step_0" / "sampling.json").read_text())
+    assert sampling["position"] > 0 and not (run / "generations" / "1.jsonl").exists()
+
+    with ray_folder() as ray:  # between the two mini-batches of the third step
+        process = started(ray, PYTHONPATH=f"{HELD_UPDATE}:{ROOT}", HELD_UPDATE="5", HELD_FILE=str(held))
+        wait_until(held.exists, process, log)
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "SIGTERM: stopping inside this step" in log.read_text(), process, log)
+        held.unlink()
+        assert finish(process) == 75, log.read_text()
+        assert "stopped inside step 3 by SIGTERM" in log.read_text()
+    assert json.loads((run / "global_step_2" / "open_update.json").read_text())["mini_batches_done"] == 1
+
     with ray_folder() as ray:
-        process = start([*arguments, *steps], run, log, ray)
-        wait_until(lambda: (run / "generations" / f"{stopped_at + 5}.jsonl").exists(), process, log)
+        process = started(ray)
+        wait_until(lambda: (run / "generations" / "7.jsonl").exists(), process, log)
         kill(process)
-        assert f"continuing after step {stopped_at} of {STEPS}" in log.read_text()
+        assert f"continuing after step 2 of {STEPS}" in log.read_text()
     with ray_folder() as ray:
-        process = start([*arguments, *steps], run, log, ray)
-        wait_until(lambda: (run / "generations" / f"{stopped_at + 8}.jsonl").exists(), process, log)
+        process = started(ray)
+        wait_until(lambda: (run / "generations" / "10.jsonl").exists(), process, log)
         process.send_signal(signal.SIGINT)
         assert finish(process) == 75, log.read_text()
-    for step in range(1, stopped_at + 9):
+    for step in range(1, 11):
         assert answers(run, step) == answers(whole_run[0], step), step
+    # What was measured before the stop is there too; times are those of the run that finished the step.
+    whole, found = ({k: v for k, v in logged(r)[3].items() if not k.startswith(TIMES)} for r in (whole_run[0], run))
+    assert found.keys() == whole.keys()
+    same = [name for name in whole if name.startswith(("sampling/", "reward/acc", "training/"))]
+    assert {name: found[name] for name in same} == {name: whole[name] for name in same}

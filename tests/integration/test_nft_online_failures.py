@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from tests.support.launch import finish, wait_until
-from tests.support.online import custom_reward, prepare, ray_folder, run_to_end, start, workers
+from tests.support.online import custom_reward, logged, prepare, ray_folder, run_to_end, start, validations, workers
+from tests.support.tiny_model import save_tiny_model
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -62,6 +63,35 @@ def test_rewards_that_are_no_verdicts_are_refused(arguments, tmp_path):
     code, output = run_to_end([*arguments, *reward], tmp_path)
     assert code == 2, output
     assert "error: acc: NFT needs answers that are right or wrong: rewards must be 0 and 1, or -1 and +1" in output
+
+
+@pytest.mark.slow
+def test_a_model_that_is_too_weak_ends_the_run_after_three_steps_and_says_what_to_do(arguments, tmp_path):
+    """The model answers with random bytes, so no answer is right and most fill their length.
+
+    The reward function fails for some prompts, and for some of these each time.
+    """
+    weak = [
+        f"actor_rollout_ref.model.path={save_tiny_model(tmp_path / 'random')}",
+        "algorithm.filter_groups.max_num_gen_batches=1",
+        "trainer.total_training_steps=10",
+        "trainer.val_before_train=True",
+        "trainer.save_freq=2",
+    ]
+    reward = custom_reward(tmp_path / "picky.py", "{'score': float(ground_truth == solution_str), 'acc': 0.0}")
+    (tmp_path / "picky.py").write_text(
+        (tmp_path / "picky.py").read_text().replace("    return", "    1 / (extra_info['index'] % 10)\n    return")
+    )
+    code, output = run_to_end([*arguments, *weak, *reward], tmp_path)
+    assert code == 3, output
+    assert "error: nothing to learn: 3 steps in a row (trainer.max_empty_steps=3)" in output
+    assert "all wrong and cut off at the length limit" in output and "try a longer data.max_response_length" in output
+    steps = logged(tmp_path / "run")
+    assert sorted(steps) == [1, 2, 3]
+    assert all(step["sampling/dropped_all_wrong"] > 0 for step in steps.values())
+    (validation,) = validations(tmp_path / "run").values()
+    assert (validation["val/failed"], validation["val/math/problems"]) == (1, 9)
+    assert "1 of 10 prompts failed and are left out: 1 x ZeroDivisionError: division by zero" in output
 
 
 @pytest.mark.slow

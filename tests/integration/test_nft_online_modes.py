@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 
 import pytest
 from safetensors.torch import load_file
@@ -77,3 +79,34 @@ def test_the_asynchronous_modes_train(arguments, tmp_path, mode):
     assert len(logged(tmp_path / "run")) == 3
     saved = json.loads((tmp_path / "run" / "global_step_3" / "sampling.json").read_text())
     assert saved["position"] >= 24
+
+
+@pytest.mark.slow
+def test_samples_traces_and_a_callback(arguments, tmp_path):
+    """verl's `log_val_generations`, `global_profiler` and `checkpoint_callback_class`, in one run of two steps."""
+    (tmp_path / "my_callback.py").write_text(
+        "from pathlib import Path\n"
+        "from verl.trainer.ppo.checkpoint_callback import CheckpointCallback\n\n\n"
+        "class Uploader(CheckpointCallback):\n"
+        "    def on_save(self, trainer, global_step, checkpoint_dir, async_save=False, **kwargs):\n"
+        "        whole = any(Path(checkpoint_dir).glob('huggingface/*.safetensors'))\n"
+        "        print(f'callback: {global_step} {Path(checkpoint_dir).name} {whole}', flush=True)\n"
+    )
+    more = [
+        *("trainer.total_training_steps=2", "trainer.save_freq=1", "trainer.test_freq=2"),
+        *("trainer.log_val_generations=2", "trainer.checkpoint_callback_class=my_callback.Uploader"),
+        *("global_profiler.steps=[2]", "global_profiler.tool=torch", f"global_profiler.save_path={tmp_path}/traces"),
+        "actor_rollout_ref.actor.profiler.enable=True",
+    ]
+    code, output = run_to_end(
+        [*arguments, *more], tmp_path, PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    )
+    assert code == 0, output
+    assert [line for line in output.splitlines() if line.startswith("callback:")] == [
+        "callback: 1 global_step_1 False",
+        "callback: 2 global_step_2 True",
+    ]
+    assert output.count("step 2: validation sample") == 2
+    (trace,) = (tmp_path / "traces").glob("*.json.gz")
+    assert "step2" in trace.name
+    assert b"aten::mm" in gzip.decompress(trace.read_bytes())

@@ -19,7 +19,7 @@ pytestmark = [
 def test_three_steps_with_vllm_on_a_cpu(tmp_path):
     # vLLM's attention kernels know head sizes from 32 on.
     arguments = prepare(tmp_path, heads=2)
-    vllm = ["actor_rollout_ref.rollout.name=vllm", "actor_rollout_ref.rollout.gpu_memory_utilization=0.1"]
+    vllm = ["actor_rollout_ref.rollout.name=vllm"]
     with ray_folder() as ray:
         process = start([*arguments, *vllm, "trainer.total_training_steps=3"], tmp_path / "run", tmp_path / "log", ray)
         code = finish(process)

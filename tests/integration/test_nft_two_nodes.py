@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -60,12 +61,15 @@ def test_training_on_two_ray_nodes(cluster, tmp_path):
     arguments = prepare(tmp_path)
     run, log = tmp_path / "run", tmp_path / "log"
     more = ["trainer.nnodes=2", "trainer.n_gpus_per_node=1", "trainer.device=cpu", "trainer.total_training_steps=3"]
-    process = start([*arguments, *more], run, log, None, RAY_ADDRESS=cluster)
+    key = secrets.token_hex(20)
+    process = start([*arguments, *more], run, log, None, RAY_ADDRESS=cluster, JUDGE_API_KEY=key)
     assert finish(process) == 0, log.read_text()
     metrics = logged(run)
     assert len(metrics) == 3
     assert all(entry["actor/grad_norm"] > 0 for entry in metrics.values())
     assert (run / "global_step_3" / "model_world_size_2_rank_1.pt").exists()
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in written if key.encode() in path.read_bytes()]
 
 
 @pytest.mark.slow

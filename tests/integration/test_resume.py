@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
+from tests.conftest import arithmetic_rows, write_parquet
 from tests.support.launch import finish, kill, metrics, run, start, trainer_arguments, wait_until
 
 STEPS = 12
@@ -104,20 +107,74 @@ def test_a_signal_to_torchrun_reaches_every_rank(arguments, uninterrupted, tmp_p
 
 
 @pytest.mark.slow
-def test_old_checkpoints_are_removed_and_other_data_is_refused(arguments, uninterrupted, tmp_path):
-    folder = tmp_path / "run"
-    run(
-        arguments(folder, "trainer.total_training_steps=6", "trainer.max_ckpt_to_keep=2"),
-        ranks=2,
-        log=tmp_path / "log.txt",
-    )
+def test_old_checkpoints_are_removed_and_other_data_is_refused(arguments, train_file, tmp_path):
+    folder, log = tmp_path / "run", tmp_path / "log.txt"
+    short = ("trainer.total_training_steps=6", "trainer.max_ckpt_to_keep=2")
+    run(arguments(folder, *short), ranks=2, log=log)
     assert sorted(path.name for path in folder.glob("global_step_*")) == ["global_step_4", "global_step_6"]
 
-    process = start(arguments(folder, "data.train_batch_size=16"), ranks=2, log=tmp_path / "log.txt")
+    other = write_parquet(tmp_path / "other.parquet", arithmetic_rows(48, seed=9))  # as many rows
+    process = start(arguments(folder, *short, f"data.train_files={other}"), ranks=2, log=log)
     assert finish(process) != 0
-    errors = [line for line in (tmp_path / "log.txt").read_text().splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert "was saved with data.train_batch_size = 8, this run has 16" in errors[0]
+    assert "\ncontinuing after" not in log.read_text()
+    (error,) = errors_of(log)
+    assert f"data.train_files holds something else ({train_file} there, {other} here)" in error
+
+
+def errors_of(log) -> list[str]:
+    return [line for line in log.read_text().splitlines() if line.startswith("error: ")]
+
+
+@pytest.mark.slow
+def test_a_baseline_does_not_hand_back_the_model_of_another_objective(model_folder, train_file, tmp_path):
+    """In the folder of a finished DFT run SFT is refused before a model is loaded; in its own it trains."""
+    log, short = tmp_path / "log.txt", "trainer.total_training_steps=1"
+
+    def start_in(folder, *more):
+        arguments = trainer_arguments(model_folder, train_file, folder, short, *more)
+        return start(arguments, ranks=0, log=log)
+
+    assert finish(start_in(tmp_path / "dft")) == 0, log.read_text()
+    assert finish(start_in(tmp_path / "dft", "objective.name=sft", "optim.lr=1e-2")) == 2
+    (error,) = errors_of(log)
+    assert "objective.name = dft there, sft here; optim.lr = 0.001 there, 0.01 here" in error
+    assert "loss head" not in log.read_text()  # which the model says once it is built
+
+    (tmp_path / "sft").mkdir()
+    default = [a for a in trainer_arguments(model_folder, train_file, "", short) if "default_local_dir" not in a]
+    process = start([*default, "objective.name=sft"], ranks=0, log=log, folder=tmp_path / "sft")
+    assert finish(process) == 0, log.read_text()
+    model = f"sft-{model_folder.name}"
+    assert (tmp_path / "sft" / "checkpoints" / "verl_ext" / model / "global_step_1" / "huggingface").is_dir()
+
+
+@pytest.mark.slow
+def test_a_finished_run_has_nothing_to_do_and_becomes_longer_by_name_only(model_folder, train_file, tmp_path):
+    log = tmp_path / "log.txt"
+
+    def start_with(*more):
+        return start(trainer_arguments(model_folder, train_file, tmp_path / "run", *more), ranks=0, log=log)
+
+    assert finish(start_with()) == 0, log.read_text()
+    assert finish(start_with()) == 0
+    assert log.read_text().rstrip().splitlines()[-1] == "nothing to do: step 6 of 6"
+    assert finish(start_with("trainer.total_epochs=2")) == 2
+    (error,) = errors_of(log)
+    assert "has 6 steps in all, this configuration gives 12; to make it longer set trainer.extend_run=True" in error
+
+    assert finish(start_with("trainer.total_epochs=2", "trainer.extend_run=True")) == 0, log.read_text()
+    rates = {entry["step"]: entry["train/lr"] for entry in metrics(tmp_path / "run")}
+    warmup = 1  # a tenth of 12 steps
+    of_cosine = {
+        step: 1e-3 * 0.5 * (1 + math.cos(math.pi * (step - 1 - warmup) / (12 - warmup))) for step in range(7, 13)
+    }
+    assert {step: rates[step] for step in of_cosine} == pytest.approx(of_cosine)
+
+    def weights(step):
+        return load_file(tmp_path / "run" / f"global_step_{step}" / "huggingface" / "model.safetensors")
+
+    before, after = weights(6), weights(12)
+    assert any((before[name] - after[name]).abs().max() > 1e-4 for name in before)
 
 
 @pytest.mark.slow

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import shutil
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -144,14 +145,35 @@ def test_shards_of_two_ranks_make_the_model_that_the_run_exported(finished_run, 
         export(str(shards), tmp_path / "again")
 
 
+def save_adapter(model_folder, folder) -> None:
+    """An adapter of many kinds at once: DoRA, rsLoRA, a rank of its own, on a head that is tied to the embedding."""
+    torch.manual_seed(0)
+    config = LoraConfig(
+        r=4,
+        lora_alpha=8,
+        use_dora=True,
+        use_rslora=True,
+        rank_pattern={"q_proj": 2},
+        init_lora_weights=False,
+        target_modules=["q_proj", "up_proj", "lm_head"],
+        task_type="CAUSAL_LM",
+    )
+    get_peft_model(AutoModelForCausalLM.from_pretrained(model_folder), config).save_pretrained(folder)
+
+
 @pytest.mark.slow
-def test_a_lora_run_leaves_merged_weights_and_the_adapter(train_file, tmp_path):
+@pytest.mark.parametrize("adapter", ["of the trainer", "from a folder"])
+def test_a_lora_run_leaves_merged_weights_and_the_adapter(train_file, tmp_path, adapter):
     """On a base model, whose chat template comes from a file and goes along with the trained model."""
     model_folder = save_tiny_model(tmp_path / "base", chat_template=None)
     template = tmp_path / "template.jinja"
     template.write_text(CHAT_TEMPLATE)
+    lora = ["model.lora_rank=4", "model.lora_alpha=8"]
+    if adapter == "from a folder":
+        save_adapter(model_folder, tmp_path / "adapter")
+        lora = ["model.lora_rank=4", f"model.lora_adapter_path={tmp_path / 'adapter'}"]
     arguments = trainer_arguments(
-        *(model_folder, train_file, tmp_path, "model.lora_rank=4", "model.lora_alpha=8"),
+        *(model_folder, train_file, tmp_path, *lora, "optim.lr=1e-2"),
         *("trainer.total_training_steps=2", f"data.chat_template_file={template}"),
     )
     run(arguments, ranks=1, log=tmp_path / "log.txt")
@@ -173,6 +195,12 @@ def test_a_lora_run_leaves_merged_weights_and_the_adapter(train_file, tmp_path):
         exported = AutoModelForCausalLM.from_pretrained(tmp_path / name).eval()
         assert torch.allclose(exported(tokens).logits, merged(tokens).logits, atol=1e-5), name
 
+    shutil.rmtree(tmp_path / "global_step_1" / "lora_config")
+    with pytest.raises(
+        UserError, match="no lora_config/adapter_config.json, which says how its LoRA adapter is scaled"
+    ):
+        export(str(tmp_path / "global_step_1"), tmp_path / "unknown")
+
 
 @pytest.mark.slow
 def test_updates_with_a_gradient_that_is_not_finite_stop_the_run(model_folder, train_file, tmp_path):
@@ -191,3 +219,15 @@ def test_updates_with_a_gradient_that_is_not_finite_stop_the_run(model_folder, t
     rows = GlobalBatches(48, 8, seed=1).of_step(2)
     assert error.endswith(", ".join(f"train.parquet:{row}" for row in rows))
     assert [entry["train/skipped_updates"] for entry in metrics(tmp_path / "run")] == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_traces_of_the_steps_that_were_asked_for(tmp_path, train_file):
+    model = save_tiny_model(tmp_path / "model")
+    traces = tmp_path / "traces"
+    profiling = ["profiler.enable=True", "profiler.tool=torch", f"profiler.save_path={traces}"]
+    profiling += ["trainer.profile_interval=[2,2]", "trainer.total_training_steps=2"]
+    arguments = trainer_arguments(model, train_file, tmp_path / "run", *profiling)
+    run(arguments, ranks=1, log=tmp_path / "log")
+    (trace,) = traces.glob("*.json.gz")
+    assert b"aten::mm" in gzip.decompress(trace.read_bytes())

@@ -84,12 +84,14 @@ def start(
     launcher: Sequence[str] = ("--standalone",),
     trainer: str = TRAINER,
     environment: dict[str, str] | None = None,
+    folder: Path | None = None,
 ):
-    """Start the trainer in its own process group, its output in `log`."""
+    """Start the trainer in its own process group, its output in `log`; `folder`: where, if not here."""
     return subprocess.Popen(
         command(arguments, ranks=ranks, launcher=launcher, trainer=trainer),
         stdout=log.open("w"),
         stderr=subprocess.STDOUT,
+        cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
         start_new_session=True,
     )

@@ -72,10 +72,10 @@ def start(arguments: list[str], run: Path, log: Path, ray: Path | None, **enviro
     )
 
 
-def run_to_end(arguments: list[str], folder: Path) -> tuple[int, str]:
+def run_to_end(arguments: list[str], folder: Path, **environment: str) -> tuple[int, str]:
     """A whole run in `folder`/run on a cluster of its own: (exit code, output)."""
     with ray_folder() as ray:
-        process = start(arguments, folder / "run", folder / "log", ray)
+        process = start(arguments, folder / "run", folder / "log", ray, **environment)
         code = finish(process)
     return code, (folder / "log").read_text()
 

@@ -32,21 +32,29 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @contextmanager
-def ray_with(*processes: int) -> Iterator[None]:
-    """Ray on this machine: for each number a node with so many logical GPUs, for ranks and servers."""
+def ray_nodes(*processes: int) -> Iterator[tuple[str, Path]]:
+    """Ray on this machine: for each number a node with so many logical GPUs. Yields its address and its folder."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a socket's path may have 107 characters
-    variables = {"PYTHONPATH": str(REPOSITORY), "VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": "1"}
+    Path(tempfile.gettempdir(), "ray").mkdir(exist_ok=True)  # where Ray notes the address, whatever its folder
     node = {"num_cpus": 16, "object_store_memory": 200 << 20, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "num_gpus": processes[0], "temp_dir": folder})
     try:
         for number in processes[1:]:
             cluster.add_node(**node, num_gpus=number)
-        ray.init(address=cluster.address, runtime_env={"env_vars": variables})
-        yield
+        yield cluster.address, Path(folder)
     finally:
         ray.shutdown()
         cluster.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def ray_with(*processes: int) -> Iterator[None]:
+    """Nodes for ranks and servers, joined by this process."""
+    variables = {"PYTHONPATH": str(REPOSITORY), "VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": "1"}
+    with ray_nodes(*processes) as (address, _):
+        ray.init(address=address, runtime_env={"env_vars": variables})
+        yield
 
 
 def rollout_config(model: Path, *overrides: str) -> DictConfig:

@@ -75,6 +75,7 @@ MISTAKES = [
     ("dft", ["optim.lr=0"], "no-effect", "warning", "optim.lr"),
     ("dft", ["optim.clip_grad=0"], "no-effect", "warning", "optim.clip_grad"),
     ("dft", ["optim.lr_warmup_steps=100"], "no-effect", "warning", "optim.lr_warmup_steps"),
+    ("nft", ["trainer.total_training_steps=4", f"{ACTOR}.optim.lr_warmup_steps=4"], "no-effect", "warning", f"{ACTOR}.optim.lr_warmup_steps"),
     ("dft", ["model.lora_rank=8", "model.lora_alpha=0"], "no-effect", "warning", "model.lora_alpha"),
     ("dft", ["trainer.test_freq=5"], "no-effect", "warning", "data.val_files"),
     ("nft", [f"{ROLLOUT}.temperature=0"], "no-effect", "error", f"{ROLLOUT}.temperature"),

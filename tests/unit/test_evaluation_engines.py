@@ -24,7 +24,7 @@ from verl_ext.evaluation.engines import (
 )
 from verl_ext.evaluation.generate import request_seed
 from verl_ext.evaluation.prompts import PromptBuilder
-from verl_ext.rollout.sampling import SamplingParams
+from verl_ext.rollout.requests import SamplingParams
 
 OFF = SamplingParams(max_tokens=7, temperature=0.6, top_k=0, stop_token_ids=(2,), seed=3)
 ON = SamplingParams(max_tokens=7, temperature=0.0, top_p=0.9, top_k=20, repetition_penalty=1.1, seed=3)

@@ -9,8 +9,9 @@ import pytest
 
 from verl_ext.errors import DataError, UserError
 from verl_ext.evaluation.config import read_config
-from verl_ext.evaluation.run_identity import Run, require_same_run, run_of, weights_fingerprint
+from verl_ext.evaluation.run_identity import Run, require_same_run, run_of
 from verl_ext.evaluation.store import Lines, read_json
+from verl_ext.model_folder import weights_fingerprint
 
 BENCHMARK = {"gsm8k": {"source": "gsm8k", "problems": 5, "n_samples": 1, "fingerprint": "abc"}}
 

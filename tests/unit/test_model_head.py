@@ -7,11 +7,17 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig
+from verl.utils import tensordict_utils as tu
 
 from tests.support.tiny_model import save_tiny_model
+from verl_ext.engine.fsdp import ExactLogProbs
 from verl_ext.engine.model_head import HeadInModel, HeadRequest, why_not_chunked
 
 SHAPE = (3, 7)
+
+
+def jagged(rows):
+    return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
 
 
 @pytest.fixture(params=[True, False], ids=["tied", "untied"])
@@ -130,3 +136,27 @@ def test_a_model_that_changes_its_logits_is_noticed():
 def test_models_that_keep_their_own_head(head, config, reason):
     found = why_not_chunked(head, LlamaConfig(**config), strategy="fsdp2")
     assert found is None if reason is None else reason in found
+
+
+@pytest.mark.parametrize("only_learned", [True, False])
+def test_the_head_is_given_the_trainers_own_function(only_learned):
+    """An objective that no registry knows: what the engine holds is what the head differentiates."""
+
+    def token_loss(log_probs):
+        return -(0.5 * log_probs).exp().detach() * log_probs
+
+    engine = ExactLogProbs()
+    assert engine.token_loss is None
+    engine.token_loss = token_loss
+    rows = [torch.tensor([5, 6, 7]), torch.tensor([8, 9])]
+    batch = tu.get_tensordict(
+        {"input_ids": jagged(rows), "loss_mask": jagged([torch.tensor([0, 1, 1]), torch.tensor([0, 1])])},
+        {"use_remove_padding": False, "only_learned": only_learned},
+    )
+    output_args = {"temperature_is_one": True, "input_ids_rmpad_rolled": torch.cat(rows).roll(-1)}
+    request = engine._head_request(batch, output_args, torch.Size([2, 3]))
+    if only_learned:
+        assert request.token_loss is token_loss
+        assert request.wanted.tolist() == [[True, True, False], [True, False, False]]
+    else:
+        assert request.token_loss is None

@@ -12,6 +12,7 @@ from verl_ext.trainer.online.checks import check_config, check_device, check_fil
 from verl_ext.trainer.online.vocabulary import NFT_VOCABULARY
 from verl_ext.trainer.run.command_line import compose_config
 
+ROLLOUT = "actor_rollout_ref.rollout"
 ROW = {
     "data_source": "math",
     "prompt": [{"role": "user", "content": "1 + 1?"}],
@@ -36,6 +37,12 @@ def compose(model, tmp_path):
     return _compose
 
 
+def test_variables_of_ray_that_are_no_keys_pass(compose):
+    variables = ("TOKENIZERS_PARALLELISM=false", "NCCL_DEBUG=INFO", "KEYBOARD=us")
+    config = compose(*(f"+ray_kwargs.ray_init.runtime_env.env_vars.{variable}" for variable in variables))
+    check_config(config, joins_cluster=False)
+
+
 def test_the_defaults_and_every_objective_pass(compose):
     for objective in ("nft", "rft", "dapo", "grpo", "dr_grpo"):
         config = compose(f"objective={objective}")
@@ -47,6 +54,11 @@ def test_the_defaults_and_every_objective_pass(compose):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ["+ray_kwargs.ray_init.runtime_env.env_vars.HF_TOKEN=x"],
+            "runtime_env.env_vars.HF_TOKEN: would be written into the run's logs and Ray's",
+        ),
+        (["+ray_kwargs.ray_init.runtime_env.env_vars.DB_PASSWORD=x"], "name it in trainer.worker_keys"),
         (["actor_rollout_ref.rollout.n=1"], "actor_rollout_ref.rollout.n: got 1, expected 2 or more"),
         (["data.train_batch_size=0"], "data.train_batch_size: got 0"),
         (["actor_rollout_ref.actor.ppo_mini_batch_size=1024"], "ppo_mini_batch_size: got 1024, expected a divisor of"),
@@ -85,6 +97,10 @@ def test_the_defaults_and_every_objective_pass(compose):
         (["trainer.nnodes=2"], "trainer.nnodes: 2 machines need a running Ray cluster"),
         (["trainer.save_freq=0"], "trainer.save_freq: got 0"),
         (["data.gen_batch_size=0"], "data.gen_batch_size: got 0"),
+        (["trainer.max_empty_steps=0"], "trainer.max_empty_steps: got 0"),
+        (["algorithm.filter_groups.max_num_gen_batches=-1"], "filter_groups.max_num_gen_batches: got -1"),
+        (["algorithm.filter_groups.metric=null"], "algorithm.filter_groups.metric: got None"),
+        ([f"{ROLLOUT}.temperature=0"], f"{ROLLOUT}.temperature: got 0, expected at least 0.01 in training"),
         (["data.chat_template_file=nowhere.jinja"], "data.chat_template_file: nowhere.jinja not found"),
         (["actor_rollout_ref.model.path=/nowhere"], "actor_rollout_ref.model.path: folder /nowhere not found"),
     ],

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
+from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import replay_buffer  # noqa: F401  registers the modes, which import what is tested here
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from verl_ext.trainer.online import group_files
+from verl_ext.trainer.online.stopping import ROWS_FILE, UPDATE_FILE, OpenUpdate
 
 
 class Queue:
@@ -21,7 +25,7 @@ class Queue:
         self.tags: dict[str, dict] = {}
 
     def kv_list(self, partition_id):
-        return {partition_id: self.tags}
+        return {partition_id: dict(self.tags)}
 
     def kv_batch_put(self, keys, partition_id, tags, fields=None):
         self.tags.update(zip(keys, tags, strict=True))
@@ -76,6 +80,57 @@ def test_groups_come_back_as_they_were(queue):
             assert after[name].dtype == before[name].dtype
         assert after["raw_prompt"] == before["raw_prompt"]
         assert after["extra_fields"]["reward_extra_info"]["acc"] == 1.0
+
+
+def test_a_prompt_that_failed_is_generated_again(queue):
+    queue.tags["0000000003"] = {"is_prompt": True, "status": "failure", "global_steps": 3}
+    assert group_files.waiting_groups() == ([], ["0000000003"])
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bfloat16, torch.bool])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3)])
+def test_tensors_come_back_whatever_their_dtype_and_shape(queue, dtype, shape):
+    tensor = (torch.rand(shape) * 9).to(dtype)
+    encoded = json.loads(json.dumps(group_files._encode(TensorDict({"x": tensor}))))
+    decoded = group_files._decode(encoded)["x"]
+    assert torch.equal(decoded, tensor) and decoded.dtype == dtype and decoded.shape == shape
+
+
+def test_groups_of_checkpoints_with_plain_numbers_are_read(queue):
+    line = {
+        "key": "0000000004_0_0",
+        "tag": {"status": "success", "global_steps": 3},
+        "tensors": {"responses": {"dtype": "int64", "values": [5, 6, 7]}},
+        "values": {"index": 7},
+    }
+    assert group_files.put_groups([json.dumps(line)]) == 1
+    assert queue.rows["0000000004_0_0"]["responses"].tolist() == [5, 6, 7]
+
+
+def test_the_rows_of_an_update_come_back_in_their_order_and_as_no_group_that_waits(queue):
+    keys = ["0000000004_1_0", "pad7_0_0", "0000000004_0_0"]
+    tags = [{"status": "success", "seq_len": 5, "is_padding": key.startswith("pad")} for key in keys]
+    queue.kv_batch_put(keys, "train", tags, list_of_dict_to_tensordict([_answer(session) for session in range(3)]))
+    metrics = {"reward/acc": 0.5, "actor/grad_norm": np.float32(0.25), "name": "x"}
+    batch = KVBatchMeta(keys=keys, tags=tags, partition_id="train", extra_info={"temperature": 1.0})
+    files = OpenUpdate.of(batch, 3, metrics).files()
+
+    queue.rows.clear()
+    queue.tags.clear()
+    update = OpenUpdate.restore(files[UPDATE_FILE], files[ROWS_FILE])
+    assert update.batch().keys == keys and update.batch().tags == tags
+    assert (update.mini_batches_done, update.metrics) == (3, {"reward/acc": 0.5, "actor/grad_norm": 0.25})
+    assert [queue.rows[key]["responses"].tolist() for key in keys] == [list(range(3 + n)) for n in range(3)]
+    assert group_files.waiting_groups() == ([], [])
+
+
+def test_metrics_of_an_update_in_two_parts_are_those_of_the_whole():
+    metrics = {"reward/acc": 0.5, "actor/pg_loss": 1.0, "actor/grad_norm": float("nan"), "actor/entropy_max": 3.0}
+    update = OpenUpdate.of(KVBatchMeta(keys=[], tags=[], partition_id="train"), 1, metrics)
+    rest = {"actor/pg_loss": 5.0, "actor/grad_norm": 1.0, "actor/entropy_max": 2.0, "actor/lr": 0.1}
+    whole = update.metrics_with(rest, 4)
+    assert math.isnan(whole.pop("actor/grad_norm"))  # a step that was skipped in part is seen
+    assert whole == {"reward/acc": 0.5, "actor/pg_loss": 4.0, "actor/entropy_max": 3.0, "actor/lr": 0.1}
 
 
 def test_no_groups_are_no_lines(queue):

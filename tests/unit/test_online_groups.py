@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable
 
 import pytest
 from verl.trainer.ppo.v1 import replay_buffer
 
-from verl_ext.trainer.online.groups import Acceptance, GroupBuffer, NoGroupsError, SamplingOptions
+from verl_ext.trainer.online import groups, verdicts
+from verl_ext.trainer.online.dynamic_sampling import MAX_IDLE_BATCHES, Acceptance, SamplingOptions
+from verl_ext.trainer.online.groups import AsyncGroupBuffer, GroupBuffer, NoGroupsError
+from verl_ext.trainer.online.stopping import StepInterruptedError
 from verl_ext.trainer.run.exits import WorkerDiedError
 
-RIGHT, WRONG, MIXED, FAILED = "right", "wrong", "mixed", "failed"
-ANSWERS = {RIGHT: [1, 1], WRONG: [0, 0], MIXED: [1, 0], FAILED: []}
+RIGHT, WRONG, CUT_OFF, MIXED, FAILED = "right", "wrong", "cut off", "mixed", "failed"
+MIXED_AND_NONE, RIGHT_AND_NONE, ONE_LEFT, NONE = "mixed and none", "right and none", "one left", "none"
+ANSWERS = {  # accuracies; a status where the grader came to no verdict
+    RIGHT: [1, 1],
+    WRONG: [0, 0],
+    CUT_OFF: [0, 0],
+    MIXED: [1, 0],
+    FAILED: [],
+    MIXED_AND_NONE: ["timeout", 1, "error", 0],
+    RIGHT_AND_NONE: [1, "unparsable_gold", 1],
+    ONE_LEFT: ["timeout", 1],
+    NONE: ["error", "error"],
+}
+RESPONSE_LENGTH = 7
 
 
 class Queue:
-    """TransferQueue in memory, as far as a buffer reads it."""
+    """TransferQueue in memory, as far as a buffer reads it, with one partition."""
 
     def __init__(self) -> None:
+        self.partition_id = "train"
         self.tags: dict[str, dict] = {}
-        self.accuracy: dict[str, int] = {}
+        self.infos: dict[str, dict] = {}
 
     def kv_list(self, partition_id: str | None = None) -> dict[str, dict[str, dict]]:
-        return {"train": {key: dict(tag) for key, tag in self.tags.items()}}
+        return {self.partition_id: {key: dict(tag) for key, tag in self.tags.items()}}
 
     def kv_clear(self, keys: Iterable[str], partition_id: str) -> None:
         for key in keys:
@@ -31,7 +48,7 @@ class Queue:
 
     def kv_batch_get(self, keys: list[str], partition_id: str, select_fields: list[str]) -> dict[str, list]:
         assert select_fields == ["extra_fields"]
-        return {"extra_fields": [{"reward_extra_info": {"acc": self.accuracy[key]}} for key in keys]}
+        return {"extra_fields": [{"reward_extra_info": self.infos[key]} for key in keys]}
 
 
 class Rollout:
@@ -42,32 +59,59 @@ class Rollout:
         self.kinds = iter(kinds)
         self.submitted: list[int] = []
         self.next = 0
+        self.step = 1
+        self.slow: dict[int, str] = {}
+        """Prompts whose answers do not come by themselves -> their kind."""
 
     def __call__(self, prompts: int) -> None:
         self.submitted.append(prompts)
         for _ in range(prompts):
-            uid, kind = f"{self.next:010d}", next(self.kinds)
+            prompt, kind = self.next, next(self.kinds)
             self.next += 1
-            status = "failure" if kind == FAILED else "finished"
-            self.queue.tags[uid] = {"is_prompt": True, "status": status, "global_steps": 1}
-            for session, accuracy in enumerate(ANSWERS[kind]):
-                key = f"{uid}_{session}_0"
-                self.queue.tags[key] = {"status": "success", "seq_len": 3}
-                self.queue.accuracy[key] = accuracy
+            if prompt in self.slow:
+                self.slow[prompt] = kind
+                self.queue.tags[f"{prompt:010d}"] = {"is_prompt": True, "status": "running", "global_steps": 1}
+            else:
+                self.answer(prompt, kind)
+
+    def answer(self, prompt: int, kind: str) -> None:
+        uid, status = f"{prompt:010d}", "failure" if kind == FAILED else "finished"
+        self.queue.tags[uid] = {"is_prompt": True, "status": status, "global_steps": self.step}
+        if kind == FAILED:
+            self.queue.tags[uid]["reason"] = "OSError: no judge answers"
+        length = RESPONSE_LENGTH if kind == CUT_OFF else 3
+        for session, verdict in enumerate(ANSWERS[kind]):
+            status, accuracy = (verdict, 0) if isinstance(verdict, str) else ("ok", verdict)
+            for output in range(self.outputs):
+                key = f"{uid}_{session}_{output}"
+                self.queue.tags[key] = {"status": "success", "seq_len": length + 1, "response_len": length}
+                self.queue.infos[key] = {"acc": accuracy, "grade_status": status, "grade_seconds": 0.5}
+
+    outputs = 1
 
 
 @pytest.fixture
 def make(monkeypatch):
-    def _make(kinds, *, gen_batch_size=4, max_gen_batches=10, drop_uniform=True, train_batch_size=2):
+    def _make(
+        kinds,
+        *,
+        gen_batch_size=4,
+        max_gen_batches=10,
+        drop_uniform=True,
+        train_batch_size=2,
+        drop_no_verdict=False,
+        mode="sync",
+    ):
         queue = Queue()
-        monkeypatch.setattr(replay_buffer, "tq", queue)
+        for module in (replay_buffer, groups, verdicts):
+            monkeypatch.setattr(module, "tq", queue)
         rollout = Rollout(queue, kinds)
-        buffer = GroupBuffer(
-            options=SamplingOptions(gen_batch_size, max_gen_batches, drop_uniform),
+        buffer = (GroupBuffer if mode == "sync" else AsyncGroupBuffer)(
+            options=SamplingOptions(gen_batch_size, max_gen_batches, drop_uniform, RESPONSE_LENGTH, drop_no_verdict),
             train_batch_size=train_batch_size,
-            trainer_mode="sync",
+            trainer_mode=mode,
             trainer_config={},
-            max_off_policy_threshold=None,
+            max_off_policy_threshold=None if mode == "sync" else 2,
             max_off_policy_strategy="drop",
             sampler_kwargs={},
             refill_fn=rollout,
@@ -78,13 +122,20 @@ def make(monkeypatch):
     return _make
 
 
+def _sample(buffer, step, count):
+    """Prompts of the batch and the metrics of the step so far."""
+    batch, _ = buffer.sample(step, "train", count)
+    return _prompts(batch), buffer.this_step.metrics()
+
+
 def _prompts(batch) -> list[int]:
     return sorted({int(key.split("_")[0]) for key in batch.keys})
 
 
 def test_a_step_takes_the_oldest_usable_groups_and_all_their_answers(make):
     buffer, _ = make([WRONG, MIXED, RIGHT, MIXED])
-    batch, metrics = buffer.sample(1, "train", 2)
+    batch, _ = buffer.sample(1, "train", 2)
+    metrics = buffer.this_step.metrics()
     assert _prompts(batch) == [1, 3]
     assert batch.keys == ["0000000001_0_0", "0000000001_1_0", "0000000003_0_0", "0000000003_1_0"]
     assert metrics["sampling/dropped_all_right"] == metrics["sampling/dropped_all_wrong"] == 1
@@ -93,20 +144,20 @@ def test_a_step_takes_the_oldest_usable_groups_and_all_their_answers(make):
 
 def test_it_generates_until_there_are_enough(make):
     buffer, rollout = make([WRONG] * 4 + [MIXED, WRONG, WRONG, WRONG] + [MIXED] + [WRONG] * 20)
-    batch, metrics = buffer.sample(1, "train", 2)
-    assert _prompts(batch) == [4, 8]
+    prompts, metrics = _sample(buffer, 1, 2)
+    assert prompts == [4, 8]
     assert metrics["sampling/generation_batches"] == len(rollout.submitted) == 3
 
 
 def test_surplus_opens_the_next_step_and_is_not_generated_again(make):
     buffer, rollout = make([MIXED] * 20)
-    first, metrics = buffer.sample(1, "train", 2)
+    first, metrics = _sample(buffer, 1, 2)
     assert metrics["sampling/surplus_groups"] == 2
-    second, metrics = buffer.sample(2, "train", 2)
+    second, metrics = _sample(buffer, 2, 2)
     assert metrics["sampling/kept_from_before"] == 2
     assert metrics.get("sampling/generated_groups", 0) == 0
-    third, _ = buffer.sample(3, "train", 2)
-    assert [_prompts(batch) for batch in (first, second, third)] == [[0, 1], [2, 3], [4, 5]]
+    third, _ = _sample(buffer, 3, 2)
+    assert [first, second, third] == [[0, 1], [2, 3], [4, 5]]
     assert rollout.submitted[0] == 4
 
 
@@ -142,21 +193,64 @@ def test_without_dynamic_sampling_every_group_is_taken(make):
     assert rollout.submitted == [2]
 
 
+def test_without_dynamic_sampling_its_bound_is_none(make):
+    buffer, rollout = make([MIXED] * 8, drop_uniform=False, gen_batch_size=1, max_gen_batches=1, train_batch_size=8)
+    assert _sample(buffer, 1, 8)[0] == list(range(8))
+    assert rollout.submitted == [8]
+
+
 def test_a_failed_group_is_replaced(make):
     buffer, _ = make([FAILED] + [MIXED] * 30, train_batch_size=12, gen_batch_size=12)
-    batch, metrics = buffer.sample(1, "train", 12)
-    assert _prompts(batch) == list(range(1, 13))
+    prompts, metrics = _sample(buffer, 1, 12)
+    assert prompts == list(range(1, 13))
     assert metrics["sampling/dropped_failed"] == 1
 
 
-def test_many_failures_end_the_run_with_the_reason(make):
-    buffer, _ = make([FAILED, FAILED, MIXED, MIXED])
-    with pytest.raises(WorkerDiedError, match="2 of 4 prompts"):
-        buffer.sample(1, "train", 2)
+@pytest.mark.parametrize("mode", ["sync", "colocate_async"])
+def test_failures_in_small_rounds_do_not_end_the_run(make, mode):
+    """Each round is of one prompt or two, so a single failure is half of it or all."""
+    kinds = [MIXED, FAILED, FAILED, WRONG, FAILED] + [MIXED] * 10
+    buffer, rollout = make(kinds, train_batch_size=2, gen_batch_size=2, mode=mode)
+    rollout(2 if mode != "sync" else 0)
+    prompts, metrics = _sample(buffer, 1, 2)
+    assert len(prompts) == 2
+    assert metrics["sampling/dropped_failed"] == 3
+
+
+@pytest.mark.parametrize("mode", ["sync", "colocate_async"])
+def test_failures_add_up_over_the_rounds_of_a_step_and_begin_anew_with_the_next(make, mode):
+    kinds = [MIXED, FAILED, FAILED, FAILED, MIXED] + [FAILED, FAILED, FAILED, MIXED, MIXED] + [FAILED] * 4 + [MIXED]
+    buffer, rollout = make(kinds, train_batch_size=2, gen_batch_size=1, mode=mode)
+    for step in (1, 2):
+        rollout.step = step
+        rollout(2 if mode != "sync" else 0)
+        prompts, metrics = _sample(buffer, step, 2)
+        assert len(prompts) == 2
+        assert metrics["sampling/dropped_failed"] == 3
+    rollout.step = 3
+    with pytest.raises(
+        WorkerDiedError, match=r"step 3: .* failed for 4 of \d+ prompts, each of them twice: 4 x OSError"
+    ):
+        rollout(2 if mode != "sync" else 0)
+        buffer.sample(3, "train", 2)
+
+
+def test_a_tenth_of_a_large_step_may_fail_and_no_more(make):
+    buffer, _ = make([FAILED] * 10 + [MIXED] * 200, train_batch_size=100, gen_batch_size=100)
+    assert _sample(buffer, 1, 100)[1]["sampling/dropped_failed"] == 10
+    buffer, _ = make([FAILED] * 11 + [MIXED] * 200, train_batch_size=100, gen_batch_size=100)
+    with pytest.raises(WorkerDiedError, match="11 of 100 prompts"):
+        buffer.sample(1, "train", 100)
+
+
+def test_where_everything_fails_the_run_ends_however_small_the_step(make):
+    buffer, _ = make([FAILED] * 100, train_batch_size=1, gen_batch_size=1)
+    with pytest.raises(WorkerDiedError, match="4 of 4 prompts"):
+        buffer.sample(1, "train", 1)
 
 
 def test_a_dead_worker_is_the_better_reason(make):
-    buffer, _ = make([FAILED, FAILED, MIXED, MIXED])
+    buffer, _ = make([FAILED] * 8)
 
     def check() -> None:
         raise WorkerDiedError("rollout server 0 died")
@@ -164,6 +258,94 @@ def test_a_dead_worker_is_the_better_reason(make):
     buffer.check_workers = check
     with pytest.raises(WorkerDiedError, match="rollout server 0"):
         buffer.sample(1, "train", 2)
+
+
+@pytest.mark.parametrize("failed", [0, 1, 3])
+def test_validation_leaves_failed_prompts_out_and_says_why(make, failed):
+    buffer, rollout = make([MIXED, RIGHT, WRONG][failed:] + [FAILED] * failed)
+    rollout.queue.partition_id = "val"
+    rollout(3)
+    batch, reasons = buffer.validated()
+    assert _prompts(batch) == list(range(3 - failed))
+    assert reasons == ({"OSError: no judge answers": failed} if failed else {})
+    assert not any(tag.get("is_prompt") for tag in rollout.queue.tags.values())
+
+
+def test_groups_that_teach_nothing_are_told_apart(make):
+    buffer, _ = make([RIGHT, WRONG, WRONG, CUT_OFF, FAILED, MIXED, MIXED, MIXED], gen_batch_size=8)
+    buffer.acceptance = Acceptance(usable=2, generated=8)
+    _, metrics = _sample(buffer, 1, 2)
+    dropped = buffer.this_step.dropped
+    assert (dropped.all_right, dropped.all_wrong, dropped.cut_off, dropped.failed) == (1, 2, 1, 1)
+    assert (metrics["sampling/dropped_all_wrong"], metrics["sampling/dropped_cut_off"]) == (3, 1)
+
+
+@pytest.mark.parametrize("mode", ["sync", "colocate_async"])
+def test_without_a_bound_a_step_without_usable_groups_ends_all_the_same(make, caplog, mode):
+    buffer, rollout = make([WRONG] * 1000, max_gen_batches=0, mode=mode)
+    rollout(2 if mode != "sync" else 0)
+    with caplog.at_level(logging.WARNING), pytest.raises(NoGroupsError):
+        buffer.sample(1, "train", 2)
+    assert sum(rollout.submitted) == MAX_IDLE_BATCHES * 4 + (2 if mode != "sync" else 0)
+    assert "none usable among the last 40" in caplog.text
+
+
+@pytest.mark.parametrize("mode", ["sync", "colocate_async"])
+def test_without_a_bound_a_step_goes_on_as_long_as_usable_groups_come(make, mode):
+    buffer, rollout = make(([WRONG] * 35 + [MIXED]) * 20, max_gen_batches=0, train_batch_size=5, mode=mode)
+    rollout(5 if mode != "sync" else 0)
+    assert len(_sample(buffer, 1, 5)[0]) == 5
+    assert rollout.next > 4 * 36
+
+
+def test_the_bound_of_an_asynchronous_step_holds_for_all_its_samples(make):
+    """A step of several updates samples several times."""
+    buffer, rollout = make([WRONG] * 1000, max_gen_batches=2, train_batch_size=4, mode="separate_async")
+    rollout(4)
+    for _ in range(2):
+        with pytest.raises(NoGroupsError):
+            buffer.sample(1, "train", 2)
+    assert sum(rollout.submitted) == 4 + 2 * 4
+    assert buffer.this_step.metrics()["sampling/dropped_all_wrong"] == 12
+
+
+def test_stale_groups_are_counted_as_such(make):
+    buffer, rollout = make([MIXED] * 20, mode="colocate_async")
+    rollout(2)
+    rollout.step = 3
+    prompts, metrics = _sample(buffer, 3, 2)
+    assert prompts == [2, 3]
+    assert metrics["sampling/dropped_stale"] == 2
+
+
+@pytest.mark.parametrize("slow", [[0], [1, 3], [2], [5], [4, 5, 6, 7]])  # of the first round, and of the second
+def test_a_step_that_is_stopped_and_continued_takes_the_same_groups(make, slow):
+    kinds = [WRONG, MIXED, WRONG, WRONG, MIXED, RIGHT, MIXED, WRONG, MIXED] + [WRONG, MIXED, RIGHT] * 20
+    buffer, rollout = make(kinds)
+    expected = [_sample(buffer, step, 2) for step in (1, 2)]
+    prompts_taken = rollout.submitted
+
+    stopped, before = make(kinds)
+    before.slow = dict.fromkeys(slow, "")
+
+    def stop() -> None:
+        raise StepInterruptedError
+
+    stopped.check_workers = stop
+    with pytest.raises(StepInterruptedError):
+        stopped.sample(1, "train", 2)
+    saved = json.loads(json.dumps(stopped.state()))
+    done = {uid: tag for uid, tag in before.queue.tags.items() if tag["status"] != "running"}
+
+    continued, after = make(kinds[before.next :])
+    after.next, after.queue.tags, after.queue.infos = before.next, done, before.queue.infos
+    for prompt, kind in before.slow.items():  # generated again
+        if kind:
+            after.answer(prompt, kind)
+    continued.restore(saved)
+    found = [_sample(continued, step, 2) for step in (1, 2)]
+    assert found == expected
+    assert before.submitted + after.submitted == prompts_taken
 
 
 def test_rounds_grow_with_the_share_of_groups_that_are_dropped(make):
@@ -179,3 +361,68 @@ def test_rounds_grow_with_the_share_of_groups_that_are_dropped(make):
 @pytest.mark.parametrize(("usable", "generated", "groups", "expected"), [(4, 4, 8, 8), (1, 4, 8, 42), (0, 10, 1, 20)])
 def test_prompts_for_is_the_mean_and_one_standard_deviation(usable, generated, groups, expected):
     assert Acceptance(usable, generated).prompts_for(groups) == pytest.approx(expected, abs=1)
+
+
+# Answers without a verdict
+
+
+@pytest.mark.parametrize("mode", ["sync", "separate_async"])
+@pytest.mark.parametrize("drop_uniform", [True, False])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_step_is_what_it_would_be_without_the_answers_that_nobody_could_grade(make, mode, drop_uniform, outputs):
+    pattern = [MIXED_AND_NONE, WRONG, ONE_LEFT, RIGHT_AND_NONE, MIXED, NONE, RIGHT]
+    arguments = {"drop_uniform": drop_uniform, "mode": mode, "train_batch_size": 3}
+    buffer, rollout = make(pattern * 20, drop_no_verdict=True, max_gen_batches=0, **arguments)
+    rollout.outputs = outputs
+    for step in range(3):
+        if mode != "sync":
+            rollout(3)  # as the trainer does; what gets lost, the buffer replaces
+        batch, _ = buffer.sample(step, "train", 3)
+        by_prompt: dict[int, list[str]] = {}
+        for key in batch.keys:
+            by_prompt.setdefault(int(key.split("_")[0]), []).append(key)
+        assert len(by_prompt) == 3
+        for prompt, keys in by_prompt.items():
+            assert drop_uniform <= (pattern[prompt % 7] in (MIXED, MIXED_AND_NONE))
+            graded = [n for n, verdict in enumerate(ANSWERS[pattern[prompt % 7]]) if not isinstance(verdict, str)]
+            assert len(graded) >= 2
+            assert keys == [f"{prompt:010d}_{n}_{output}" for n in graded for output in range(outputs)]
+        assert len(batch.tags) == len(batch.keys)
+
+
+def test_dropped_answers_are_counted_and_their_groups_are_judged_by_the_rest(make):
+    kinds = [MIXED_AND_NONE, RIGHT_AND_NONE, ONE_LEFT, MIXED, *[MIXED] * 20]
+    buffer, rollout = make(kinds, train_batch_size=3, drop_no_verdict=True)
+    prompts, metrics = _sample(buffer, 1, 3)
+    assert prompts == [0, 3, 4]
+    assert metrics["sampling/answers_without_verdict"] == 4
+    assert metrics["sampling/dropped_no_verdict"] == 1
+    assert metrics["sampling/dropped_all_right"] == 1  # 1, 1 beside an answer without a verdict
+    assert buffer.acceptance.usable == pytest.approx(0.9 * (0.9 * 3 + 2) + rollout.submitted[1])
+    dropped = buffer.verdicts.dropped()
+    assert sorted(info["grade_status"] for info in dropped) == ["error", "timeout", "timeout", "unparsable_gold"]
+    assert buffer.verdicts.dropped() == []
+    _, metrics = _sample(buffer, 2, 3)
+    assert metrics["sampling/answers_without_verdict"] == 0
+
+
+def test_where_no_verdict_counts_as_wrong_nothing_is_dropped(make):
+    buffer, _ = make([ONE_LEFT, MIXED_AND_NONE, MIXED, MIXED], drop_uniform=False)
+    batch, _ = buffer.sample(1, "train", 2)
+    assert len(batch.keys) == 6
+    assert buffer.this_step.metrics()["sampling/dropped_no_verdict"] == 0
+
+
+@pytest.mark.parametrize("mode", ["sync", "separate_async"])
+def test_a_grader_that_never_comes_to_a_verdict_ends_the_run(make, mode):
+    buffer, rollout = make([MIXED, MIXED] + [NONE] * 400, drop_no_verdict=True, mode=mode)
+    rollout(6)
+    with pytest.raises(WorkerDiedError, match=r"no verdict on the answers to 1\d of 1\d prompts \(error 2\d\)"):
+        buffer.sample(1, "train", 3)
+
+
+def test_some_lost_groups_end_no_run(make):
+    buffer, _ = make([NONE, MIXED, MIXED] * 100, train_batch_size=20, gen_batch_size=20, drop_no_verdict=True)
+    prompts, metrics = _sample(buffer, 1, 20)
+    assert len(prompts) == 20
+    assert metrics["sampling/dropped_no_verdict"] >= 10

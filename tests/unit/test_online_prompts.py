@@ -80,6 +80,7 @@ def test_validation_metrics_of_two_sources():
     }
     metrics = validation_metrics(sources, uids, infos)
     assert metrics["val/a/avg@3"] == pytest.approx((1 / 3 + 2 / 3) / 2)
+    assert (metrics["val/a/problems"], metrics["val/b/problems"]) == (2, 1)
     assert metrics["val/a/pass@3"] == 1.0
     assert metrics["val/a/maj@3"] == pytest.approx(0.5)  # p: 7 wins; q: right answers count as one candidate
     assert metrics["val/b/avg@3"] == metrics["val/b/pass@3"] == metrics["val/b/maj@3"] == 0.0
@@ -87,7 +88,7 @@ def test_validation_metrics_of_two_sources():
 
 def test_one_sample_needs_no_vote():
     metrics = validation_metrics(["a", "a"], ["p", "q"], {"acc": [1, 0], "pred": ["1", "2"], "reward": [1, 0]})
-    assert set(metrics) == {"val/a/avg@1", "val/a/avg@1_standard_error"}
+    assert set(metrics) == {"val/a/avg@1", "val/a/avg@1_standard_error", "val/a/problems"}
 
 
 def test_rewards_stand_in_for_accuracy():

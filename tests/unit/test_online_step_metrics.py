@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
+from transfer_queue import KVBatchMeta
 
-from verl_ext.trainer.online.step_metrics import accuracy_before_sampling, shares_at_limit
+from verl_ext.trainer.online import step_metrics
+from verl_ext.trainer.online.outcomes import Outcomes
+from verl_ext.trainer.online.step_metrics import accuracy_before_sampling, outcomes_of, shares_at_limit
 
 
 def _tags(*lengths: tuple[int, int]) -> list[dict[str, int]]:
@@ -44,3 +48,38 @@ def test_accuracy_counts_the_groups_that_were_dropped():
     }
     assert accuracy_before_sampling(metrics) == {"sampling/accuracy": pytest.approx(0.4)}  # (2 + 4 / 2) of 10
     assert accuracy_before_sampling({"reward/acc": 0.5}) == {}
+
+
+class Store:
+    """TransferQueue in memory: rewards and advantages of answers of two tokens."""
+
+    def __init__(self, rewards: dict[str, float], advantages: dict[str, float]) -> None:
+        self.fields = {"rm_scores": rewards, "advantages": advantages}
+
+    def kv_batch_get(self, keys, partition_id, select_fields):
+        return {name: torch.tensor([[0.0, self.fields[name][key]] for key in keys]) for name in select_fields}
+
+
+def _batch(**groups: tuple[list[float], int]) -> tuple[KVBatchMeta, dict[str, float]]:
+    """Groups by their rewards and the length of their answers."""
+    rewards = {f"{uid}_{i}_0": value for uid, (values, _) in groups.items() for i, value in enumerate(values)}
+    tags = [{"response_len": length} for values, length in groups.values() for _ in values]
+    return KVBatchMeta(partition_id="train", keys=list(rewards), tags=tags), rewards
+
+
+def test_a_batch_without_any_advantage_is_told_by_what_its_groups_are(monkeypatch):
+    batch, rewards = _batch(a=([1, 1], 8), b=([0, 0], 8), c=([-1, -1], 3), d=([0, 0], 3))
+    monkeypatch.setattr(step_metrics, "tq", Store(rewards, dict.fromkeys(rewards, 0.0)))
+    assert outcomes_of(batch, max_response_length=8) == Outcomes(all_right=1, cut_off=1, all_wrong=2)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 256])
+def test_a_batch_with_one_advantage_is_usable(monkeypatch, rows_at_once):
+    batch, rewards = _batch(a=([1, 1], 8), b=([0, 1], 8))
+    monkeypatch.setattr(step_metrics, "tq", Store(rewards, {**dict.fromkeys(rewards, 0.0), "b_1_0": 0.5}))
+    monkeypatch.setattr(step_metrics, "ROWS_AT_ONCE", rows_at_once)
+    assert outcomes_of(batch, max_response_length=8) == Outcomes(usable=2)
+
+
+def test_an_empty_batch_has_no_groups():
+    assert outcomes_of(KVBatchMeta(partition_id="train"), max_response_length=8) == Outcomes()

@@ -1,14 +1,19 @@
 """What a user gets who installs the package: its metadata, data files, light imports, scripts and pinned sets."""
 
+import ast
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import entry_points, version
+from importlib.metadata import entry_points, packages_distributions, version
 from pathlib import Path
 
 import pytest
+import setuptools
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import verl_ext
 
@@ -36,6 +41,27 @@ def test_light_modules_load_neither_verl_nor_ray(module):
     code = f"import sys, {module}; print(*sorted({{'verl', 'ray'}} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     assert loaded.stdout.split() == []
+
+
+def imported_packages() -> set[str]:
+    """Of the package's sources, at the top of a module or inside a function."""
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "verl_ext").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0}
+    return {module.partition(".")[0] for module in modules} - {"verl_ext"} - set(sys.stdlib_module_names)
+
+
+def test_a_plain_installation_declares_what_the_package_imports(monkeypatch):
+    """Without any extra, but for the engines that a machine may have."""
+    declared: dict = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **arguments: declared.update(arguments))
+    runpy.run_path(str(ROOT / "setup.py"))
+    names = {canonicalize_name(Requirement(text).name) for text in declared["install_requires"]}
+    of_packages = packages_distributions()
+    for package in sorted(imported_packages() - {"vllm", "sglang", "flash_attn"}):
+        distributions = {canonicalize_name(name) for name in of_packages[package]}
+        assert distributions & names, f"{package} is imported, and setup.py does not name it"
 
 
 def test_wheel_holds_every_source_and_config_file(tmp_path):

@@ -141,8 +141,10 @@ def test_importing_verl_registers_by_name_and_loads_no_engine():
 def test_a_part_that_cannot_be_registered_is_loud(tmp_path):
     """verl swallows errors of plugins; ours must not vanish with them."""
     code = (
-        "import verl, verl_ext.plugin as plugin; plugin._register('colorsys', 'verl_ext.no_such_part'); import colorsys"
+        "from verl_ext.registration import register_when_imported\n"
+        "register_when_imported('colorsys', 'verl_ext.no_such_part:register')\n"
+        "import colorsys"
     )
     ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert ended.returncode != 0
-    assert "verl_ext could not register verl_ext.no_such_part with colorsys" in ended.stderr
+    assert "verl_ext could not register verl_ext.no_such_part:register with colorsys" in ended.stderr

@@ -39,13 +39,13 @@ def trainer_of(recipe: str, *more: str, **environment: str):
 
 def compose_supervised(arguments):
     config = compose_config("dft_trainer", arguments, DFT_VOCABULARY)
-    dft_checks.check_config(config, defaults=compose_config("dft_trainer", []), world_size=8)
+    dft_checks.check_config(config, world_size=8)
     return config
 
 
 def compose_offline(arguments):
     config = compose_config("nft_offline", arguments, NFT_OFFLINE_VOCABULARY)
-    nft_checks.check_config(config, defaults=compose_config("nft_offline", []), world_size=8)
+    nft_checks.check_config(config, world_size=8)
     return config
 
 

@@ -6,7 +6,7 @@ import torch
 from tests.support.tiny_generation import FAMILIES, greedy_reference, log_probs_reference, random_model
 from verl_ext.errors import ConfigError, DataError
 from verl_ext.rollout.generator import Generator
-from verl_ext.rollout.sampling import Generation, SamplingParams
+from verl_ext.rollout.requests import Generation, SamplingParams
 
 EOS = 1
 

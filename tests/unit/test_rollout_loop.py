@@ -7,7 +7,7 @@ from tests.support.tiny_generation import greedy_reference, random_model
 from verl_ext.errors import DataError
 from verl_ext.rollout.generation_loop import GenerationFailedError, GenerationLoop
 from verl_ext.rollout.generator import Generator
-from verl_ext.rollout.sampling import SamplingParams
+from verl_ext.rollout.requests import SamplingParams
 
 WAIT_S = 30
 

@@ -10,7 +10,8 @@ from transformers.generation.logits_process import (
 )
 
 from verl_ext.errors import ConfigError
-from verl_ext.rollout.sampling import SamplingParams, TokenStream, draw_tokens
+from verl_ext.rollout.requests import SamplingParams
+from verl_ext.rollout.sampling import TokenStream, draw_tokens
 
 VOCAB_SIZE = 2000
 

@@ -7,7 +7,6 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from functools import cache
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -100,13 +99,6 @@ def _given_twice(arguments: Sequence[str]) -> list[Finding]:
     ]
 
 
-@cache
-def defaults_of(trainer: Trainer) -> DictConfig:
-    """The configuration without any argument; not to be changed."""
-    name, vocabulary = CONFIGS[trainer]
-    return compose_config(name, [], vocabulary)
-
-
 def fill_missing(config: DictConfig, launch: Launch) -> list[Finding]:
     """Say which keys that only the user can know are not set, and put a placeholder there."""
     findings = []
@@ -167,7 +159,7 @@ def _check_config(config: DictConfig, launch: Launch) -> None:
         from verl_ext.trainer.supervised.dft_checks import check_config as check_supervised
     else:
         from verl_ext.trainer.supervised.nft_checks import check_config as check_supervised
-    check_supervised(config, defaults=defaults_of(launch.trainer), world_size=launch.ranks)
+    check_supervised(config, world_size=launch.ranks)
 
 
 def _check_device(config: DictConfig, trainer: Trainer, device: str) -> None:

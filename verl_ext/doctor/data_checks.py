@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
 
-from verl_ext.data.conversation import ConversationError, ConversationRenderer
+from verl_ext.data.conversation import ConversationRenderer
+from verl_ext.data.messages import ConversationError
 from verl_ext.data.reading import iterate_rows, require_files, row_error
 from verl_ext.doctor.composition import PLACEHOLDER, MadeBy
 from verl_ext.doctor.findings import FIXES, Finding, of_error
@@ -162,6 +163,7 @@ def check_online_rows(config: DictConfig, files: dict[str, list[str]]) -> list[F
 
     findings = []
     judge = OmegaConf.select(config, "reward.reward_kwargs.judge") is not None
+    scorers = OmegaConf.select(config, "reward.reward_kwargs.evaluating_scorers") or ()
     graded_here = config.reward.reward_manager.name == REWARD_MANAGER
     for key, paths in files.items():
         if not paths:
@@ -171,7 +173,7 @@ def check_online_rows(config: DictConfig, files: dict[str, list[str]]) -> list[F
         try:
             check_files(looked_at, max_rows=SAMPLE_ROWS)
             if graded_here:  # the column of sources alone is read to its end
-                check_data_files([paths], column=config.data.reward_fn_key, has_judge=judge)
+                check_data_files([paths], column=config.data.reward_fn_key, has_judge=judge, evaluating_scorers=scorers)
         except UserError as error:
             finding = of_error(error, default=_row_code(error), key=key)
             findings.append(finding if isinstance(error, ConfigError) else replace(finding, key=key))

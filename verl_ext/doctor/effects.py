@@ -52,10 +52,10 @@ def _of_the_optimizer(config: DictConfig, trainer: Trainer, steps: int | None) -
         yield _warning(key, "0: every gradient is scaled to nothing", "set it to 1.0")
     if optim.optimizer_impl == "torch.optim" and optim.weight_decay and optim.weight_decay >= 1:
         yield _warning(f"{prefix}.weight_decay", f"{optim.weight_decay:g} pulls the weights to 0", "set it below 1")
-    updates = _updates(config, trainer, steps)
+    rises = _scheduler_steps(config, trainer, steps)
     warmup = optim.lr_warmup_steps or 0
-    if updates and warmup >= updates:
-        message = f"{warmup} warm-up steps of {updates} updates: the learning rate is never reached"
+    if rises and warmup >= rises:
+        message = f"{warmup} warm-up steps, and the schedule has {rises}: the learning rate is never reached"
         yield _warning(f"{prefix}.lr_warmup_steps", message, "lower it, or train longer")
     ratio = optim.lr_warmup_steps_ratio or 0
     if warmup <= 0 and ratio >= 1:
@@ -69,11 +69,17 @@ def _clip(config: DictConfig, prefix: str, online: bool) -> tuple[str, float | N
     return f"{prefix}.clip_grad", config.optim.clip_grad
 
 
-def _updates(config: DictConfig, trainer: Trainer, steps: int | None) -> int | None:
+def _scheduler_steps(config: DictConfig, trainer: Trainer, steps: int | None) -> int | None:
+    """Steps of the learning rate's schedule.
+
+    Online, verl 0.9.1 takes one after the last mini-batch of an update, however many mini-batches and epochs it has
+    (workers/engine_workers.py:308); `separate_async` makes `parameter_sync_step` updates in a step
+    (trainer/ppo/v1/trainer_base.py:549).
+    """
     if steps is None or trainer != "nft":
         return steps
-    actor = config.actor_rollout_ref.actor
-    return steps * max(1, config.data.train_batch_size // actor.ppo_mini_batch_size) * actor.ppo_epochs
+    v1 = config.trainer.v1
+    return steps * (v1.separate_async.parameter_sync_step if v1.trainer_mode == "nft_separate_async" else 1)
 
 
 def _of_lora(config: DictConfig, trainer: Trainer) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,6 +23,7 @@ class CharacterCount:
 
     eos_token = "<eos>"
     all_special_tokens = (eos_token,)
+    added_tokens_decoder: ClassVar[dict[int, Any]] = {}
 
     def __init__(self, vocab: int) -> None:
         self._vocab = vocab

@@ -11,6 +11,7 @@ import glob
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -33,7 +34,6 @@ def accelerator_in_sight() -> bool:
     return any(os.environ.get(name) for name in CLUSTER_VARIABLES)
 
 
-@PlatformRegistry.register(platform="cpu")
 class PlatformCPU(PlatformBase):
     """verl on the processor: device `cpu`, backend gloo, resident memory instead of device memory."""
 
@@ -115,3 +115,9 @@ class PlatformCPU(PlatformBase):
 
     def cudart(self) -> Any:
         return None
+
+
+@cache
+def register_platform() -> None:
+    """Make it known to verl as `cpu`; verl probes it last."""
+    PlatformRegistry.register(platform="cpu")(PlatformCPU)

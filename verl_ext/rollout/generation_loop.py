@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from verl_ext.rollout.generator import Generator
-from verl_ext.rollout.sampling import Generation, SamplingParams
+from verl_ext.rollout.requests import Generation, SamplingParams
 
 logger = logging.getLogger(__name__)
 

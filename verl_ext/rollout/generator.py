@@ -14,15 +14,8 @@ from verl_ext.errors import ConfigError, DataError
 from verl_ext.rollout.kv_cache import SlotCache
 from verl_ext.rollout.model_limits import cache_bytes_per_token, context_length, require_full_attention
 from verl_ext.rollout.packed_attention import Segment, StepPlan, packed_steps
-from verl_ext.rollout.sampling import (
-    SEED_LIMIT,
-    FinishReason,
-    Generation,
-    SamplingParams,
-    TokenStream,
-    draw_tokens,
-    mix,
-)
+from verl_ext.rollout.requests import SEED_LIMIT, FinishReason, Generation, SamplingParams
+from verl_ext.rollout.sampling import TokenStream, draw_tokens, mix
 
 SHORTEST_SHARED_PREFIX = 8
 """Fewer common tokens than this are computed again: looking for them and waiting for them would cost more."""

@@ -43,7 +43,6 @@ class BucketMailbox:
         return await self._queues[receiver].get()
 
 
-@CheckpointEngineRegistry.register(NAME)
 class RayObjectStoreEngine(CheckpointEngine):
     """One end of the transfer.
 
@@ -101,3 +100,8 @@ class RayObjectStoreEngine(CheckpointEngine):
                 raise boxed
             for packed in await boxed[0]:
                 yield packed.name, packed.unpack()
+
+
+def register_checkpoint_engine() -> None:
+    """Make it known to verl as `NAME`."""
+    CheckpointEngineRegistry.register(NAME)(RayObjectStoreEngine)

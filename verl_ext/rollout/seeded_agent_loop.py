@@ -1,7 +1,5 @@
 """verl's single-turn agent loop, with a seed of its own for every answer: a run that is repeated or resumed samples
 the same answers.
-
-Imported when verl's agent loops are (see `verl_ext.plugin`).
 """
 
 from __future__ import annotations
@@ -13,15 +11,11 @@ from typing import Any
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 
-# verl 0.9.1 says for every single answer that a text-only model uses its default way of building token ids.
-logging.getLogger("verl.utils.tokenizer.continuous_token_wiring").setLevel(logging.ERROR)
-
 NAME = "seeded_single_turn"
 ENGINES_WITH_SEEDS = ("hf", "vllm")
 """Engines whose requests take a seed; SGLang's do so only in its deterministic mode."""
 
 
-@register(NAME)
 class SeededSingleTurnAgentLoop(SingleTurnAgentLoop):
     """One answer to one prompt."""
 
@@ -40,3 +34,10 @@ def answer_seed(seed: int, prompt: str, session_id: int) -> int:
     """A seed from 0 to 2^31 - 1 for answer `session_id` to a prompt."""
     digest = hashlib.sha256(f"{seed}/{prompt}/{session_id}".encode()).digest()
     return int.from_bytes(digest[:4], "big") & 0x7FFFFFFF
+
+
+def register_agent_loop() -> None:
+    """Make it known to verl as `NAME`."""
+    # verl 0.9.1 says for every single answer that a text-only model uses its default way of building token ids.
+    logging.getLogger("verl.utils.tokenizer.continuous_token_wiring").setLevel(logging.ERROR)
+    register(NAME)(SeededSingleTurnAgentLoop)

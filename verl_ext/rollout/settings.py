@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from verl_ext.errors import ConfigError, UnknownKeyError
-from verl_ext.rollout.sampling import SEED_LIMIT, SamplingParams, mix
+from verl_ext.rollout.requests import SEED_LIMIT, SamplingParams
+from verl_ext.rollout.sampling import mix
 
 GROUP = "actor_rollout_ref.rollout"
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}

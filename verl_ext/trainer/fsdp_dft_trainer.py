@@ -45,7 +45,8 @@ def _run(arguments: list[str]) -> int:
         print(OmegaConf.to_yaml(config))
         return 0
     world_size = ranks_from_environment()
-    check_config(config, defaults=compose_config(CONFIG_NAME, []), world_size=world_size)
+    defaults = compose_config(CONFIG_NAME, [])
+    check_config(config, world_size=world_size)
 
     # torch and verl are imported from here on
     from verl_ext.trainer.run import startup
@@ -62,7 +63,9 @@ def _run(arguments: list[str]) -> int:
     from verl_ext.trainer.supervised.dft import DFTTrainer
     from verl_ext.trainer.supervised.run import train
 
-    return train(DFTTrainer, config, train_dataset, val_dataset, device=device, world_size=world_size)
+    return train(
+        *(DFTTrainer, config, train_dataset, val_dataset), defaults=defaults, device=device, world_size=world_size
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""NFT under verl's two names: advantage estimator `nft` and policy loss `nft`.
+"""NFT under verl's two names: advantage estimator `nft` and policy loss `nft` (see `registration.register_algorithms`).
 
-Imported when verl's registry of algorithms is (see `verl_ext.plugin`), in the driver and in every worker.
+They are registered when verl's registry of algorithms is imported, in the driver and in every worker.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from verl.trainer.ppo.core_algos import agg_loss, register_adv_est, register_policy_loss
 from verl.workers.config.actor import PolicyLossConfig
 
 from verl_ext.objectives.nft import nft_token_loss
 from verl_ext.objectives.nft_advantage import correctness, decode_advantage, encode_advantage
 from verl_ext.objectives.nft_config import NFTConfig
+from verl_ext.objectives.nft_reduction import published_sum
 from verl_ext.objectives.nft_statistics import STATISTICS_SIZE, nft_metrics, nft_statistics
 
 NAME = "nft"
-PUBLISHED_DIVISOR = 1000.0
 _STATISTIC = "nft_statistic/"
 
 
@@ -50,7 +49,6 @@ class NFTPolicyLossConfig(PolicyLossConfig):
         return NFTConfig(**{field.name: self[field.name] for field in fields(NFTConfig)})
 
 
-@register_adv_est(NAME)
 def compute_nft_advantage(
     token_level_rewards: Tensor, response_mask: Tensor, index: np.ndarray, config: Any = None, **_: Any
 ) -> tuple[Tensor, Tensor]:
@@ -81,7 +79,6 @@ def compute_nft_advantage(
     return advantages, advantages
 
 
-@register_policy_loss(NAME)
 def compute_policy_loss_nft(
     old_log_prob: Tensor,
     log_prob: Tensor,
@@ -104,6 +101,8 @@ def compute_policy_loss_nft(
     Returns:
         The loss, and statistics for `read_statistics`.
     """
+    from verl.trainer.ppo.core_algos import agg_loss  # the registry's module, whose import needs this one complete
+
     settings = config.policy_loss.nft()
     correct, correct_rate = decode_advantage(advantages)
     losses = nft_token_loss(
@@ -115,7 +114,7 @@ def compute_policy_loss_nft(
     if rollout_is_weights is not None:
         losses = losses * rollout_is_weights
     if config.policy_loss.reduction == "published":
-        loss = _published_sum(losses, response_mask, settings)
+        loss = published_sum(losses, response_mask, settings.ratio)
     else:
         loss = agg_loss(losses, response_mask, loss_agg_mode, **config.global_batch_info)
     return loss, {f"{_STATISTIC}{i}": value for i, value in enumerate(statistics.tolist())}
@@ -132,12 +131,3 @@ def read_statistics(metrics: dict[str, Any], prefix: str = "actor/") -> dict[str
         return {}
     sums = torch.tensor([float(metrics.pop(name)) for name in names], dtype=torch.float64)
     return {f"nft/{name}": value for name, value in nft_metrics(sums).items()}
-
-
-def _published_sum(losses: Tensor, response_mask: Tensor, settings: NFTConfig) -> Tensor:
-    """The NFT repository's reduction; FSDP then averages over ranks, so its scale depends on their number."""
-    if settings.ratio == "token":
-        return (losses * response_mask).sum() / PUBLISHED_DIVISOR
-    has_tokens = response_mask.bool().any(-1)  # all tokens hold the loss of their sequence
-    first = response_mask.int().argmax(-1, keepdim=True)
-    return (losses.gather(-1, first).squeeze(-1) * has_tokens).sum()

@@ -9,11 +9,17 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from verl_ext.data.messages import ConversationError, is_messages, text_messages
 from verl_ext.data.reading import iterate_rows, require_files, row_error
 from verl_ext.errors import ConfigError, DataError, UserError
 from verl_ext.model_folder import require_model_folder
-from verl_ext.reward.sources import rule_for
+from verl_ext.reward.sources import check_source
+from verl_ext.trainer.online.sampling_checks import check_sampling
+from verl_ext.trainer.online.worker_keys import require_no_keys_in
+from verl_ext.trainer.run.adapters import check_adapter_keys
+from verl_ext.trainer.run.profiling import check_online_profiler, check_profiler_device
 from verl_ext.trainer.run.required import require_values
+from verl_ext.trainer.run.verl_keys import check_keys
 
 MODES = ("nft", "nft_colocate_async", "nft_separate_async")
 REWARD_MANAGER = "math_verify_pool"  # verl_ext.reward.manager.NAME, which importing ray would bring
@@ -31,6 +37,7 @@ POSITIVE_INTEGERS = (
     "trainer.n_gpus_per_node",
     "trainer.total_epochs",
     "trainer.max_skipped_updates",
+    "trainer.max_empty_steps",
 )
 REQUIRED = {
     "actor_rollout_ref.model.path": "a model folder or hub id",
@@ -43,16 +50,10 @@ CHOICES = {
     "actor_rollout_ref.actor.optim.lr_scheduler_type": ("constant", "cosine"),
     "trainer.resume_mode": ("auto", "disable", "resume_path"),
     "trainer.v1.trainer_mode": MODES,
+    "reward.reward_kwargs.on_no_verdict": ("drop", "wrong"),
 }
-NOT_SUPPORTED = {
-    # keys of verl's configuration that would change what these objectives mean, with the reason
-    "critic.enable": (False, "these objectives compare the answers to one prompt and need no critic"),
-    "data.sampler.class_path": (None, "the order of the prompts is decided by data.seed and data.shuffle"),
-    "trainer.v1.sampler.custom_sampler.path": (None, "dynamic sampling is this trainer's own"),
-    "trainer.use_v1": (True, "the trainer builds on verl's v1"),
-    "reward.reward_model.enable": (False, "answers are graded by rules; see reward.reward_manager.name"),
-    "actor_rollout_ref.actor.checkpoint.async_save": (False, "a checkpoint must be complete before the next step"),
-}
+UNGRADABLE_LOOPS = ("tool_agent",)
+"""Agent loops of several turns that do not say which span of tokens is the answer."""
 
 
 def check_config(config: DictConfig, *, joins_cluster: bool) -> None:
@@ -66,9 +67,7 @@ def check_config(config: DictConfig, *, joins_cluster: bool) -> None:
         UserError: the first thing that cannot work.
     """
     require_values(config, REQUIRED)
-    for key, (value, reason) in NOT_SUPPORTED.items():
-        if OmegaConf.select(config, key) != value:
-            raise UserError(f"{key}: not supported here: {reason}")
+    check_keys(config, "nft_trainer")
     for key in POSITIVE_INTEGERS:
         value = OmegaConf.select(config, key)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -86,10 +85,27 @@ def check_config(config: DictConfig, *, joins_cluster: bool) -> None:
             f"trainer.nnodes: {config.trainer.nnodes} machines need a running Ray cluster; start it with "
             "sh/ray_cluster.sh and set RAY_ADDRESS (or ray_kwargs.ray_init.address)"
         )
+    samples = config.trainer.log_val_generations
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 0:
+        raise ConfigError("trainer.log_val_generations", given=samples, expected="a number of answers; 0 for none")
+    check_online_profiler(config)
+    _check_adapter(config)
+    require_no_keys_in(OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars") or {})
+    loop = config.actor_rollout_ref.rollout.agent.default_agent_loop
+    if loop in UNGRADABLE_LOOPS and config.reward.reward_manager.name == REWARD_MANAGER:
+        raise ConfigError(
+            "actor_rollout_ref.rollout.agent.default_agent_loop",
+            given=loop,
+            expected="a loop that puts `graded` into extra_fields (docs/rewards.md): this one does not say which of "
+            f"its turns {REWARD_MANAGER} has to grade, and a tool's output is no answer",
+        )
     _check_objective(config)
+    check_sampling(config)
+    _check_dynamic_sampling(config)
     _check_batches(config)
     model = config.actor_rollout_ref.model
     require_model_folder(model.path, tokenizer_path=model.tokenizer_path, group="actor_rollout_ref.model")
+    check_adapter_keys(model, "actor_rollout_ref.model")
     if config.data.chat_template_file and not Path(config.data.chat_template_file).is_file():
         raise UserError(f"data.chat_template_file: {config.data.chat_template_file} not found")
 
@@ -106,6 +122,7 @@ def check_device(config: DictConfig, device: str) -> None:
             given=config.trainer.device,
             expected=f"{device}, which this machine has (the environment variable VERL_PLATFORM overrides it)",
         )
+    check_profiler_device(config, device)
     if device != "cpu":
         return
     refused = {
@@ -129,6 +146,7 @@ def check_files(config: DictConfig, *, max_rows: int | None = None) -> None:
         DataError: names file, row and column.
     """
     has_judge = OmegaConf.select(config, "reward.reward_kwargs.judge") is not None
+    scorers = OmegaConf.select(config, "reward.reward_kwargs.evaluating_scorers") or ()
     graded_here = config.reward.reward_manager.name == REWARD_MANAGER
     for key in ("data.train_files", "data.val_files"):
         paths = _as_list(OmegaConf.select(config, key))
@@ -139,10 +157,7 @@ def check_files(config: DictConfig, *, max_rows: int | None = None) -> None:
         for path in paths:
             sources |= _check_rows(path, config.data, max_rows)
         for source in sorted(sources) if graded_here else ():
-            if rule_for(source).extraction == "judge" and not has_judge:
-                raise ConfigError(
-                    "reward.reward_kwargs.judge", given=None, expected=f"a judge, for data source {source!r}"
-                )
+            check_source(source, has_judge=has_judge, evaluating_scorers=scorers)
 
 
 def _check_rows(path: str, data: DictConfig, max_rows: int | None) -> set[str]:
@@ -150,18 +165,36 @@ def _check_rows(path: str, data: DictConfig, max_rows: int | None) -> set[str]:
     row = -1
     for row, columns in enumerate(islice(iterate_rows(path), max_rows)):
         prompt = columns.get(data.prompt_key)
-        if not isinstance(prompt, list) or not prompt:
+        if not is_messages(prompt):
             raise row_error(path, row, f"column {data.prompt_key} holds no chat messages (data.prompt_key)")
+        if not any(columns.get(data.get(key)) for key in ("image_key", "video_key", "audio_key")):
+            try:
+                text_messages(prompt)
+            except ConversationError as error:
+                raise row_error(path, row, f"column {data.prompt_key}: {error} (data.prompt_key)") from error
         source = columns.get(data.reward_fn_key)
         if not isinstance(source, str) or not source.strip():
             raise row_error(path, row, f"column {data.reward_fn_key} is missing or empty (data.reward_fn_key)")
-        answer = (columns.get("reward_model") or {}).get("ground_truth")
+        reward = columns.get("reward_model")
+        answer = reward.get("ground_truth") if isinstance(reward, dict) else None
         if answer is None or answer == "":
             raise row_error(path, row, "reward_model.ground_truth is missing or empty")
         sources.add(source)
     if row < 0:
         raise DataError(f"{path}: no rows")
     return sources
+
+
+def _check_adapter(config: DictConfig) -> None:
+    """Servers beside training take whole weights; they would go on with the adapter that they began with."""
+    model = config.actor_rollout_ref.model
+    has_adapter = model.lora_rank > 0 or model.lora_adapter_path is not None
+    if has_adapter and not model.lora.merge and config.trainer.v1.trainer_mode == "nft_separate_async":
+        raise ConfigError(
+            "actor_rollout_ref.model.lora.merge",
+            given=False,
+            expected="True with trainer.v1.trainer_mode=nft_separate_async, whose servers take whole weights",
+        )
 
 
 def _check_objective(config: DictConfig) -> None:
@@ -200,6 +233,17 @@ def _check_objective(config: DictConfig) -> None:
             given=actor.loss_agg_mode,
             expected=f"seq-mean-token-mean with policy_loss.ratio={loss.ratio}, whose loss is one number an answer",
         )
+
+
+def _check_dynamic_sampling(config: DictConfig) -> None:
+    filters, prefix = config.algorithm.filter_groups, "algorithm.filter_groups"
+    bound = filters.max_num_gen_batches
+    if isinstance(bound, bool) or not isinstance(bound, int) or bound < 0:
+        expected = "a number of generation batches, or 0 for no bound"
+        raise ConfigError(f"{prefix}.max_num_gen_batches", given=bound, expected=expected)
+    if filters.enable and not filters.metric:
+        expected = "what tells the answers of a group apart, such as acc or reward"
+        raise ConfigError(f"{prefix}.metric", given=filters.metric, expected=expected)
 
 
 def _check_batches(config: DictConfig) -> None:

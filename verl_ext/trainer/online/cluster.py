@@ -15,6 +15,8 @@ from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 
 from verl_ext.engine import ENGINE_VENDOR
 from verl_ext.errors import UserError
+from verl_ext.reward.judge import JudgeConfig
+from verl_ext.trainer.online.worker_keys import WorkerKeys
 
 WAIT_FOR_NODES_S = 20.0
 """How long machines may take to join a running cluster."""
@@ -45,7 +47,10 @@ def ray_cluster(config: DictConfig, device: str) -> Iterator[None]:
         for name, value in OmegaConf.to_container(config.ray_kwargs.ray_init, resolve=True).items()
         if value is not None
     }
-    arguments["runtime_env"] = _runtime_env(config, device, arguments.get("runtime_env") or {})
+    given = arguments.get("runtime_env") or {}
+    # Workers of a cluster of our own have the environment of this process.
+    keys = WorkerKeys(_key_names(config) if address else [])
+    arguments["runtime_env"] = keys.with_hook(_runtime_env(config, device, given))
     if address is None:
         arguments["address"] = "local"
         if device == "cpu":
@@ -63,9 +68,17 @@ def ray_cluster(config: DictConfig, device: str) -> Iterator[None]:
         _require_resources(config, wait_s=WAIT_FOR_NODES_S if address else 0.0)
         if address and device != "cpu":
             _require_accelerators()
-        yield
+        with keys.stored():
+            yield
+        if config.ray_kwargs.timeline_json_file:
+            ray.timeline(filename=config.ray_kwargs.timeline_json_file)
     finally:
         ray.shutdown()
+
+
+def _key_names(config: DictConfig) -> list[str]:
+    judge = config.reward.reward_kwargs.get("judge") or {}
+    return [*config.trainer.worker_keys, judge.get("api_key_env") or JudgeConfig.api_key_env]
 
 
 def _runtime_env(config: DictConfig, device: str, given: dict[str, Any]) -> dict[str, Any]:

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 import transfer_queue as tq
 from omegaconf import DictConfig
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
-from verl.trainer.ppo.v1 import AgentLoopManagerTQ, get_trainer_cls
+from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.utils.config import validate_config
 
 from verl_ext.errors import UserError
+from verl_ext.trainer.online.agent_loops import OnlineAgentLoopManager
+from verl_ext.trainer.run.identity import Identity, flat
 from verl_ext.trainer.run.interruption import Interruption
 from verl_ext.trainer.run.quiet import prints_to_debug_log
 
+STORE_STOP_S = 30.0
+"""A run that ends while its store of samples is still starting waits so long for it; Ray ends what is left."""
 
-def train(config: DictConfig) -> bool:
+
+def train(config: DictConfig, identity: Identity, defaults: DictConfig) -> bool:
     """Train on the Ray cluster that this process is connected to.
+
+    Args:
+        config: composed, checked and completed.
+        identity: which run that is.
+        defaults: the configuration without the user's overrides.
 
     Returns:
         Whether the run is complete; False when a signal ended it early.
 
     Raises:
         UserError: verl refuses the configuration.
-        WorkerDiedError, TrainingDivergedError: see `OnlineLoop.fit`.
+        WorkerDiedError, TrainingDivergedError, NothingToLearnError: see `OnlineLoop.fit`.
     """
     trainer_class = get_trainer_cls(config.trainer.v1.trainer_mode)
     interruption = Interruption()  # after Ray, which sets a handler of its own
@@ -36,10 +46,11 @@ def train(config: DictConfig) -> bool:
         except (AssertionError, ValueError) as error:
             raise UserError(f"verl refuses this configuration: {' '.join(str(error).split())}") from error
     trainer.interruption = interruption
+    trainer.identity, trainer.default_values = identity, flat(defaults)
     with _transfer_queue(config) as trainer.transfer_queue:
         with prints_to_debug_log():
             trainer.init()
-            agent_loops = AgentLoopManagerTQ.create(
+            agent_loops = OnlineAgentLoopManager.create(
                 config=config,
                 llm_client=trainer.get_llm_client(),
                 teacher_client=trainer.get_teacher_client(),
@@ -55,10 +66,12 @@ def _transfer_queue(config: DictConfig) -> Iterator[Future]:
     Yields:
         Whose `result()` waits until the store can be used, and raises what went wrong.
     """
-    with ThreadPoolExecutor(1) as thread:
-        started = thread.submit(tq.init, config.transfer_queue)
-        try:
-            yield started
-        finally:
-            if started.exception() is None:
-                tq.close()
+    thread = ThreadPoolExecutor(1)
+    started = thread.submit(tq.init, config.transfer_queue)
+    try:
+        yield started
+    finally:
+        thread.shutdown(wait=False)
+        done, _ = wait([started], timeout=STORE_STOP_S)
+        if done and started.exception() is None:
+            tq.close()

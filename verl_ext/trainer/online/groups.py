@@ -1,22 +1,27 @@
 """Groups of answers between generation and update: dynamic sampling that throws no usable group away.
 
-A group is all answers to one prompt. One whose answers are all right or all wrong has no gradient and is replaced.
-Where more usable groups come than the update takes, the surplus opens the next one.
+A group is all answers to one prompt. One whose answers are all right or all wrong has no gradient and is replaced; so is
+one that failed. Where more usable groups come than the update takes, the surplus opens the next one.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Any
 
+import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
+from verl.utils.skip import SkipManager
 
+from verl_ext.trainer.online.dynamic_sampling import Acceptance, SamplingOptions, StepSampling
+from verl_ext.trainer.online.health import SAY_EVERY_S
+from verl_ext.trainer.online.outcomes import REASON, Outcomes, in_words, too_many_failed
+from verl_ext.trainer.online.verdicts import VerdictFilter
 from verl_ext.trainer.run.exits import WorkerDiedError
 
 logger = logging.getLogger(__name__)
@@ -26,67 +31,126 @@ class NoGroupsError(RuntimeError):
     """Dynamic sampling reached its bound without a single usable group."""
 
 
-SAY_EVERY_S = 60.0
-"""How often a long wait says what it waits for."""
-MAX_FAILED_SHARE = 0.1
-"""Prompts of a step that may fail in generation or grading before the run stops."""
+class _Sampling:
+    """What both buffers share: what becomes of groups, and waiting that looks after the workers and says for what."""
 
-
-@dataclass
-class Acceptance:
-    """Share of generated groups that turned out usable, over the last few thousand."""
-
-    usable: float
-    generated: float
-
-    MEMORY = 0.9
-
-    def add(self, usable: int, generated: int) -> None:
-        self.usable = self.MEMORY * self.usable + usable
-        self.generated = self.MEMORY * self.generated + generated
-
-    def prompts_for(self, groups: int) -> int:
-        """Prompts that most likely give so many usable groups: one standard deviation more than the mean needs."""
-        rate = max(self.usable, 1.0) / max(self.generated, 1.0)
-        rate = min(rate, 1.0)
-        return math.ceil((groups + math.sqrt(groups * (1 - rate))) / rate)
-
-
-@dataclass(frozen=True)
-class SamplingOptions:
-    """Numbers of dynamic sampling, in prompts."""
-
-    gen_batch_size: int
-    max_gen_batches: int
-    """0: no bound."""
-    drop_uniform: bool
-    """Whether groups without signal are dropped."""
-
-    @property
-    def max_prompts(self) -> float:
-        return self.max_gen_batches * self.gen_batch_size if self.max_gen_batches else math.inf
-
-
-class _Watching:
-    """What both buffers share: waiting that looks after the workers and says what it waits for."""
-
+    options: SamplingOptions
+    train_batch_size: int
     check_workers: Callable[[], None] = staticmethod(lambda: None)
+    this_step: StepSampling | None = None
 
-    def state(self) -> dict[str, float]:
+    def __init__(self, *, options: SamplingOptions, **verl_arguments: Any) -> None:
+        super().__init__(**verl_arguments)
+        self.options = options
+        self.verdicts = VerdictFilter(is_on=options.drop_no_verdict)
+        self._lost = 0
+        """Groups lost to answers without a verdict, which nobody has replaced yet."""
+
+    def _sync_metadata_from_transfer_queue(self) -> None:
+        """What there is, without the answers that could not be graded."""
+        super()._sync_metadata_from_transfer_queue()
+        lost = self.verdicts.take_out("train", self.partitions["train"], self.finished_keys["train"])
+        self._clear_groups("train", lost)
+        self._lost += len(lost)
+
+    def _take_lost(self) -> int:
+        """Groups lost to answers without a verdict since the last call."""
+        lost, self._lost = self._lost, 0
+        return lost
+
+    def state(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the groups themselves."""
         return {}
 
-    def restore(self, state: dict[str, float]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Take up what `state` said."""
 
-    def _require_no_failures(self, partition_id: str, dispatched: int) -> None:
-        failed = len(self.failure_keys[partition_id])
-        if failed > (MAX_FAILED_SHARE * dispatched if partition_id == "train" else 0):
-            self.check_workers()  # the better reason, where a worker has died
-            raise WorkerDiedError(
-                f"generation or grading failed for {failed} of {dispatched} prompts; the messages of the agent loop "
-                "workers above say why"
+    def validated(self) -> tuple[KVBatchMeta, Counter[str]]:
+        """Wait for the validation prompts that are under way.
+
+        Returns:
+            The answers of those that did not fail, and why the others did, as often as it happened.
+        """
+        self._wait_until_done("val")
+        reasons = self._reasons("val")
+        self._clear_groups("val", set(self.failure_keys["val"]))
+        return self._take("val", self.finished_keys["val"], len(self.finished_keys["val"])), reasons
+
+    def step_metrics(self) -> dict[str, float]:
+        """What was done for the groups of this step; nothing where an earlier run took them."""
+        return {} if self.this_step is None else self.this_step.metrics()
+
+    def _of_step(self, global_steps: int) -> StepSampling:
+        """The record of a step, which may sample several times."""
+        if self.this_step is None or self.this_step.step != global_steps:
+            self.this_step = StepSampling(global_steps)
+        return self.this_step
+
+    def _require_few_failures(self) -> None:
+        """End the run where more than a share of this step's prompts failed.
+
+        Raises:
+            WorkerDiedError: with the reasons of the failures.
+        """
+        step = self.this_step
+        failed = step.dropped.failed + len(self.failure_keys["train"])
+        prompts = max(step.prompts, self.train_batch_size)
+        if not too_many_failed(failed, prompts):
+            return
+        self.check_workers()  # the better reason, where a worker has died
+        raise WorkerDiedError(
+            f"step {step.step}: generation or grading failed for {failed} of {prompts} prompts, each of them twice: "
+            f"{in_words(step.reasons + self._reasons('train'))}"
+        )
+
+    def _reasons(self, partition_id: str) -> Counter[str]:
+        """Why the prompts that have failed and are still there did."""
+        failed = self.failure_keys[partition_id]
+        tags = (tq.kv_list(partition_id) or {}).get(partition_id, {}) if failed else {}
+        return Counter(tags[uid].get(REASON, "no reason given") for uid in failed)
+
+    def _drop(self, *, stale: set[str], uniform: set[str], failed: set[str]) -> int:
+        """Drop groups and record what they were; returns how many, those without a verdict among them."""
+        step, lost = self.this_step, self._take_lost()
+        step.reasons.update(self._reasons("train"))
+        wrong = {uid for uid in uniform - stale if self._dapo_classification_cache["train"][uid] <= 0}
+        cut_off = self._cut_off(wrong)
+        step.dropped.add(
+            Outcomes(
+                all_right=len(uniform - stale - wrong),
+                all_wrong=len(wrong - cut_off),
+                cut_off=len(cut_off),
+                failed=len(failed),
+                stale=len(stale),
+                no_verdict=lost,
             )
+        )
+        dropped = stale | uniform | failed
+        self._clear_groups("train", dropped)
+        return len(dropped) + lost
+
+    def _cut_off(self, uids: set[str]) -> set[str]:
+        """Those of which most answers are as long as they may be."""
+        if not uids:
+            return set()
+        answers: Counter[str] = Counter()
+        at_limit: Counter[str] = Counter()
+        for key, tag in self.partitions["train"].items():
+            uid = key.split("_")[0]
+            if uid in uids:
+                answers[uid] += 1
+                at_limit[uid] += tag["response_len"] >= self.options.max_response_length
+        return {uid for uid in answers if 2 * at_limit[uid] > answers[uid]}
+
+    def _wait_until_done(self, partition_id: str) -> None:
+        since = said = time.monotonic()
+        while True:
+            self._sync_metadata_from_transfer_queue()
+            if partition_id == "train":
+                self._require_few_failures()
+            if not self._in_flight(partition_id):
+                return
+            said = self._pause(partition_id, since, said)
 
     def _pause(self, partition_id: str, since: float, said: float) -> float:
         """Sleep for a twentieth of the time waited so far; returns when the wait was last spoken of."""
@@ -96,7 +160,7 @@ class _Watching:
             said = now
             logger.warning(
                 "waiting for %d prompts in generation or grading for %.0f s (%d groups are done)",
-                len(self.pending_keys[partition_id]) + len(self.running_keys[partition_id]),
+                self._in_flight(partition_id),
                 now - since,
                 len(self.finished_keys[partition_id]),
             )
@@ -106,8 +170,34 @@ class _Watching:
     def _in_flight(self, partition_id: str) -> int:
         return len(self.pending_keys[partition_id]) + len(self.running_keys[partition_id])
 
+    def _take(self, partition_id: str, uids: Iterable[str], count: int) -> KVBatchMeta:
+        """The oldest of these groups, each with all its answers, in the order in which their prompts were taken."""
+        chosen = sorted(uids)[:count]
+        if not chosen:
+            return KVBatchMeta(partition_id=partition_id)
+        snapshot = dict(sorted(self.partitions[partition_id].items()))
+        self.finished_keys[partition_id] -= set(chosen)
+        return self._materialize_batch(partition_id, chosen, snapshot)
 
-class GroupBuffer(_Watching, ReplayBuffer):
+    def _say_short(self, usable: int, wanted: int) -> None:
+        """The step ends with fewer groups than it should have."""
+        step, options = self.this_step, self.options
+        bound = (
+            f"algorithm.filter_groups.max_num_gen_batches={options.max_gen_batches}"
+            if options.max_gen_batches
+            else f"none usable among the last {step.idle_prompts}"
+        )
+        logger.warning(
+            "dynamic sampling: %d prompts (%s) gave %d of %d groups with both right and wrong answers%s",
+            step.prompts,
+            bound,
+            usable,
+            wanted,
+            "; this step trains on these" if usable else "",
+        )
+
+
+class GroupBuffer(_Sampling, ReplayBuffer):
     """Dynamic sampling where generation and training take turns.
 
     Prompts are generated in rounds, each sized so that most likely no other is needed. All of a round's answers are
@@ -115,146 +205,134 @@ class GroupBuffer(_Watching, ReplayBuffer):
     """
 
     def __init__(self, *, options: SamplingOptions, train_batch_size: int, **verl_arguments: Any) -> None:
-        super().__init__(train_batch_size=train_batch_size, gen_batch_size=1, **verl_arguments)
-        self.options = options
+        super().__init__(options=options, train_batch_size=train_batch_size, gen_batch_size=1, **verl_arguments)
         self.acceptance = Acceptance(usable=float(train_batch_size), generated=float(options.gen_batch_size))
 
-    def state(self) -> dict[str, float]:
-        return asdict(self.acceptance)
+    def state(self) -> dict[str, Any]:
+        step = self.this_step
+        under_way = {"step": step.state(), "lost": self._lost} if step is not None and step.sampling else {}
+        return {**asdict(self.acceptance), **under_way}
 
-    def restore(self, state: dict[str, float]) -> None:
-        self.acceptance = Acceptance(**state)
+    def restore(self, state: dict[str, Any]) -> None:
+        step = state.get("step")
+        self.this_step = None if step is None else StepSampling.restored(step)
+        self._lost = state.get("lost", 0)
+        self.acceptance = Acceptance(usable=state["usable"], generated=state["generated"])
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, float]]:
-        """The groups of a step, generated as needed; or of a validation, whose prompts are under way already.
+        """The training groups of a step, generated as needed; `this_step` says what was done for them.
 
         Raises:
             NoGroupsError: the bound was reached without a usable group.
             WorkerDiedError: a worker has died, or too many prompts failed.
         """
-        if partition_id == "val":
-            self._wait_until_done(partition_id, batch_size)
-            return self._take(partition_id, batch_size), {}
-        metrics: Counter = Counter()
+        step = self._of_step(global_steps)
         self._sync_metadata_from_transfer_queue()
-        metrics["kept_from_before"] = len(self.finished_keys[partition_id])
-        while (missing := batch_size - len(self.finished_keys[partition_id])) > 0:
-            generated = metrics["generated_groups"]
-            room = self.options.max_prompts - generated
+        if not step.under_way:
+            self._take_lost()  # of an earlier step or of a checkpoint: no round of this one has to answer for them
+        step.sampling = True
+        step.counts.setdefault("kept_from_before", len(self.finished_keys[partition_id]))
+        while True:
+            if step.under_way:
+                self._wait_until_done(partition_id)
+                self._drop_unusable(step.under_way)
+                step.under_way = 0
+                self._say_progress(batch_size)
+            missing = batch_size - len(self.finished_keys[partition_id])
+            if missing <= 0:
+                break
+            room = step.room(self.options)
             if room <= 0:
-                self._say_bound_reached(generated, batch_size - missing, batch_size)
+                self._say_short(batch_size - missing, batch_size)
                 break
             prompts = self._prompts_for(missing, room)
             self.refill_fn(prompts)
-            metrics["generated_groups"] += prompts
-            metrics["generation_batches"] += 1
-            self._wait_until_done(partition_id, prompts)
-            metrics.update(self._drop_unusable(partition_id, prompts))
-        batch = self._take(partition_id, min(batch_size, len(self.finished_keys[partition_id])))
-        metrics["surplus_groups"] = len(self.finished_keys[partition_id])
-        return batch, {f"sampling/{name}": float(value) for name, value in metrics.items()}
+            step.generate(prompts)
+            step.counts.update(generated_groups=prompts, generation_batches=1)
+            step.under_way = prompts
+        step.sampling = False
+        batch = self._take(partition_id, self.finished_keys[partition_id], batch_size)
+        step.counts.update(self.verdicts.counts())
+        step.counts["surplus_groups"] = len(self.finished_keys[partition_id])
+        if not batch.keys:
+            raise NoGroupsError("no usable group")
+        return batch, {}
 
     def _prompts_for(self, missing: int, room: float) -> int:
         if not self.options.drop_uniform:
             return missing
         return int(min(self.acceptance.prompts_for(missing), self.options.gen_batch_size, room))
 
-    def _wait_until_done(self, partition_id: str, dispatched: int) -> None:
-        since = said = time.monotonic()
-        while True:
-            self._sync_metadata_from_transfer_queue()
-            self._require_no_failures(partition_id, dispatched)
-            if not self._in_flight(partition_id):
-                return
-            said = self._pause(partition_id, since, said)
-
-    def _drop_unusable(self, partition_id: str, generated: int) -> Counter:
-        """Drop failed groups and, with dynamic sampling, those without signal; count them."""
-        failed = set(self.failure_keys[partition_id])
-        uniform, values = self._dapo_filtered_keys(partition_id)
-        self._clear_groups(partition_id, failed | uniform)
+    def _drop_unusable(self, generated: int) -> None:
+        """Drop failed groups and, with dynamic sampling, those without signal."""
+        failed = set(self.failure_keys["train"])
+        uniform, _ = self._dapo_filtered_keys("train")
+        usable = generated - self._drop(stale=set(), uniform=uniform, failed=failed)
         if self.options.drop_uniform:
-            self.acceptance.add(generated - len(failed) - len(uniform), generated)
-        all_right = sum(count for value, count in values.items() if value > 0)
-        return Counter(
-            dropped_failed=len(failed), dropped_all_right=all_right, dropped_all_wrong=len(uniform) - all_right
-        )
+            self.acceptance.add(usable, generated)
+        if usable:
+            self.this_step.idle_prompts = 0
 
-    def _take(self, partition_id: str, count: int) -> KVBatchMeta:
-        """The oldest groups, in the order in which their prompts were taken."""
-        done = sorted(self.finished_keys[partition_id])
-        if not done:
-            raise NoGroupsError("no usable group")
-        chosen = done[:count]
-        snapshot = dict(sorted(self.partitions[partition_id].items()))
-        self.finished_keys[partition_id] -= set(chosen)
-        return self._materialize_batch(partition_id, chosen, snapshot)
-
-    def _say_bound_reached(self, generated: int, usable: int, wanted: int) -> None:
-        logger.warning(
-            "dynamic sampling: %d prompts (algorithm.filter_groups.max_num_gen_batches=%d) gave %d of %d groups with "
-            "both right and wrong answers; this step trains on these",
-            generated,
-            self.options.max_gen_batches,
-            usable,
-            wanted,
-        )
+    def _say_progress(self, wanted: int) -> None:
+        step, now = self.this_step, time.monotonic()
+        if now - step.said > SAY_EVERY_S:
+            step.said = now
+            logger.warning(
+                "step %d: %d of %d usable groups after %d prompts and %.0f s",
+                step.step,
+                len(self.finished_keys["train"]),
+                wanted,
+                step.prompts,
+                now - step.since,
+            )
 
 
-class AsyncGroupBuffer(_Watching, ReplayBufferAsync):
+class AsyncGroupBuffer(_Sampling, ReplayBufferAsync):
     """Dynamic sampling where generation goes on during training: verl's, with a bound and an eye on the workers."""
 
-    def __init__(self, *, options: SamplingOptions, **verl_arguments: Any) -> None:
-        super().__init__(**verl_arguments)
-        self.options = options
+    def __init__(self, *, options: SamplingOptions, train_batch_size: int, **verl_arguments: Any) -> None:
+        super().__init__(options=options, train_batch_size=train_batch_size, **verl_arguments)
+        self._known: set[str] = set()
+        """Usable groups that were there at the last look."""
+
+    @SkipManager.annotate_tq(role="rollout_tq", phase="sample")
+    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
+        """The oldest usable training groups; see `GroupBuffer.sample`."""
+        usable, _ = self.wait_for_sampleable(global_steps, partition_id, batch_size)
+        self.this_step.counts.update(self.verdicts.counts())
+        if not usable:
+            raise NoGroupsError("no usable group")
+        return self._take(partition_id, usable, batch_size), {}
 
     def wait_for_sampleable(
         self, global_steps: int, partition_id: str, target_count: int
     ) -> tuple[set[str], dict[str, Any]]:
         """Wait for `target_count` usable groups, replacing those that are stale, failed or without signal.
 
-        At the bound it replaces no more and returns what has come when nothing is under way.
+        At the bound it replaces no more, and returns what has come, maybe nothing, when nothing is under way.
 
         Raises:
-            NoGroupsError: the bound was reached without a usable group.
             WorkerDiedError: a worker has died, or too many prompts failed.
         """
-        metrics: Counter = Counter()
-        refilled = 0
+        step = self._of_step(global_steps)
         since = said = time.monotonic()
         while True:
             self._sync_metadata_from_transfer_queue()
-            self._require_no_failures(partition_id, max(target_count, self.options.gen_batch_size))
-            reasons = self._terminal_eviction_reasons(global_steps, partition_id)
-            stale, uniform, failed, values = reasons
-            evicted = stale | uniform | failed
-            self._clear_groups(partition_id, evicted)
-            all_right = sum(count for value, count in values.items() if value > 0)
-            metrics.update(
-                dropped_stale=len(stale),
-                dropped_failed=len(failed),
-                dropped_all_right=all_right,
-                dropped_all_wrong=len(uniform) - all_right,
-            )
-            refill = min(len(evicted), int(min(self.options.max_prompts, 2**31)) - refilled)
-            if refill > 0:
+            self._require_few_failures()
+            stale, uniform, failed, values = self._terminal_eviction_reasons(global_steps, partition_id)
+            dropped = self._drop(stale=stale, uniform=uniform, failed=failed)
+            usable = self._sampleable_terminal_keys(partition_id, (stale, uniform, failed, values))
+            if usable - self._known:
+                step.idle_prompts = 0
+            self._known = set(usable)
+            refill = int(min(dropped, max(step.room(self.options), 0)))
+            if refill:
                 self.refill_fn(refill)
-                refilled += refill
+                step.generate(refill)
                 continue
-            usable = self._sampleable_terminal_keys(partition_id, reasons)
-            enough = self._has_enough_samples(global_steps, partition_id, target_count, usable)
-            bound_reached = partition_id == "train" and refilled >= self.options.max_prompts
-            if not enough and bound_reached and not self._in_flight(partition_id):
-                logger.warning(
-                    "dynamic sampling: after %d replacements %d of %d groups have both right and wrong answers; this "
-                    "step trains on these",
-                    refilled,
-                    len(usable),
-                    target_count,
-                )
-                if not usable:
-                    raise NoGroupsError("no usable group")
-                enough = True
-            if enough:
-                return usable, {f"sampling/{name}": float(value) for name, value in metrics.items()}
+            if self._has_enough_samples(global_steps, partition_id, target_count, usable):
+                return usable, {}
+            if not self._in_flight(partition_id):  # nothing more can come
+                self._say_short(len(usable), target_count)
+                return usable, {}
             said = self._pause(partition_id, since, said)

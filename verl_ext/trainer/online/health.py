@@ -1,10 +1,13 @@
-"""Whether the Ray actors that a run depends on are alive: a dead one ends the run with the reason, not with a hang."""
+"""Waiting that ends: a dead actor ends the run with the reason, and what takes long says what it is."""
 
 from __future__ import annotations
 
+import concurrent.futures
+import logging
 import time
 from collections.abc import Mapping
-from typing import NoReturn
+from concurrent.futures import Future
+from typing import Any, NoReturn
 
 import ray
 from ray.actor import ActorHandle
@@ -12,7 +15,26 @@ from ray.exceptions import RayActorError
 
 from verl_ext.trainer.run.exits import WorkerDiedError
 
+logger = logging.getLogger(__name__)
+
 PATIENCE_S = 5.0
+SAY_EVERY_S = 60.0
+"""How often a long wait says what it waits for."""
+
+
+def wait_for(future: Future, what: str, *, limit_s: float, say_every_s: float = SAY_EVERY_S) -> Any:
+    """The result of a future, however it ends; every minute of waiting says what for.
+
+    Raises:
+        WorkerDiedError: it has none within `limit_s` seconds.
+    """
+    started = time.monotonic()
+    while (waited := time.monotonic() - started) < limit_s:
+        done, _ = concurrent.futures.wait([future], timeout=min(say_every_s, limit_s - waited))
+        if done:
+            return future.result()
+        logger.warning("waiting for %s for %.0f s", what, time.monotonic() - started)
+    raise WorkerDiedError(f"{what} did not start within {limit_s:g} s; Ray's own log says what it lacks")
 
 
 class ActorWatch:

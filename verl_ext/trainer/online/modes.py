@@ -20,23 +20,33 @@ from ray.actor import ActorHandle
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.protocol import DataProto
-from verl.trainer.ppo.utils import create_rl_dataset
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
-from verl.trainer.ppo.v1.trainer_base import PPOTrainer, register_trainer
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
-from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
+from verl.trainer.ppo.v1.trainer_separate_async import HybridEngineMode, PPOTrainerSeparateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils import tensordict_utils as tu
+from verl.utils.dataset.rl_dataset import get_dataset_class
 
+from verl_ext.data.prompt_dataset import PromptDataset
 from verl_ext.errors import UserError
 from verl_ext.objectives.nft_advantage import correctness, decode_advantage
 from verl_ext.reward.metrics import grade_metrics
 from verl_ext.trainer.online import algorithm
-from verl_ext.trainer.online.groups import AsyncGroupBuffer, GroupBuffer, SamplingOptions
+from verl_ext.trainer.online.balance import order_with_groups_together
+from verl_ext.trainer.online.dynamic_sampling import SamplingOptions
+from verl_ext.trainer.online.groups import AsyncGroupBuffer, GroupBuffer, NoGroupsError
 from verl_ext.trainer.online.loop import OnlineLoop
 from verl_ext.trainer.online.prompts import EvaluationBatches, PromptStream
-from verl_ext.trainer.online.step_metrics import accuracy_before_sampling, shares_at_limit
-from verl_ext.trainer.online.workers import DetachedOnlineWorker, OnlineWorker
+from verl_ext.trainer.online.step_metrics import share_of_tokens_computed, shares_at_limit
+from verl_ext.trainer.online.stopping import OpenUpdate, StepInterruptedError
+from verl_ext.trainer.online.workers import (
+    FIRST_MINI_BATCH,
+    MINI_BATCHES,
+    MINI_BATCHES_DONE,
+    DetachedOnlineWorker,
+    OnlineWorker,
+)
 from verl_ext.trainer.run import startup
 
 MODES = {"nft": "sync", "nft_colocate_async": "colocate_async", "nft_separate_async": "separate_async"}
@@ -56,6 +66,8 @@ class _OnlineTrainer(OnlineLoop, PPOTrainer):
             gen_batch_size=data.gen_batch_size or data.train_batch_size,
             max_gen_batches=config.algorithm.filter_groups.max_num_gen_batches,
             drop_uniform=config.algorithm.filter_groups.enable,
+            max_response_length=config.actor_rollout_ref.rollout.response_length,
+            drop_no_verdict=config.reward.reward_kwargs.on_no_verdict == "drop",
         )
         super().__init__(config)
 
@@ -63,6 +75,7 @@ class _OnlineTrainer(OnlineLoop, PPOTrainer):
         sampler = self.config.trainer.v1.sampler
         arguments: dict[str, Any] = {
             "options": self.sampling,
+            "train_batch_size": self.config.data.train_batch_size,
             "trainer_mode": self.trainer_mode,
             "trainer_config": self.config.trainer.v1.get(self.trainer_mode, {}),
             "max_off_policy_threshold": sampler.max_off_policy_threshold,
@@ -71,9 +84,7 @@ class _OnlineTrainer(OnlineLoop, PPOTrainer):
             "refill_fn": self._add_prompts_to_generate,
             "filter_groups_metric": self.config.algorithm.filter_groups.metric if self.sampling.drop_uniform else None,
         }
-        if self.trainer_mode == "sync":
-            return GroupBuffer(train_batch_size=self.config.data.train_batch_size, **arguments)
-        return AsyncGroupBuffer(**arguments)
+        return (GroupBuffer if self.trainer_mode == "sync" else AsyncGroupBuffer)(**arguments)
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
@@ -98,16 +109,18 @@ class _OnlineTrainer(OnlineLoop, PPOTrainer):
         with open_dict(self.config):
             optim = self.config.actor_rollout_ref.actor.optim
             optim.total_training_steps = self.total_training_steps * self.parameter_sync_step
+        self._decide()  # before a worker is built: how long the run is to be is known from here on
         startup.reached("data")
 
     def _read_dataset(self, files: Any, *, is_train: bool) -> torch.utils.data.Dataset:
-        return create_rl_dataset(
-            files,
-            self.config.data,
-            self.tokenizer,
-            self.processor,
-            is_train=is_train,
-            max_samples=self.config.data.train_max_samples if is_train else self.config.data.val_max_samples,
+        data = self.config.data
+        make = PromptDataset if data.custom_cls.path is None else get_dataset_class(data)
+        return make(
+            data_files=files,
+            tokenizer=self.tokenizer,
+            processor=self.processor,
+            config=data,
+            max_samples=data.train_max_samples if is_train else data.val_max_samples,
         )
 
     def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
@@ -117,9 +130,30 @@ class _OnlineTrainer(OnlineLoop, PPOTrainer):
         tu.assign_non_tensor_data(batch, "global_steps", self.global_steps)
         return batch
 
+    def _balance_batch(self, batch: KVBatchMeta, metrics: dict[str, Any], *arguments: Any, **named: Any) -> KVBatchMeta:
+        batch = super()._balance_batch(batch, metrics, *arguments, **named)  # pads it
+        actor = self.config.actor_rollout_ref.actor
+        if actor.share_prompts:
+            order = order_with_groups_together(
+                batch.keys,
+                batch.tags,
+                ranks=max(self.actor_rollout_wg._dispatch_info["actor"]) + 1,
+                rows_per_update=actor.ppo_mini_batch_size * self.config.actor_rollout_ref.rollout.n,
+            )
+            if order is not None:
+                batch.reorder(order)
+        return batch
+
+    def _step_once(self, metrics: dict[str, Any], timing_raw: dict[str, float], sample_batch_size: int) -> KVBatchMeta:
+        """verl's, but for an update without a usable group: then the batch is empty, and generation ends all the same."""
+        try:
+            return super()._step_once(metrics, timing_raw, sample_batch_size)
+        except NoGroupsError:
+            self.on_sample_end()
+            return KVBatchMeta(partition_id="train")
+
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         metrics.update(self._grading_metrics(batch))
-        metrics.update(accuracy_before_sampling(metrics))
         if self.config.algorithm.adv_estimator != algorithm.NAME:
             return super()._compute_advantage(batch, metrics)
         with self._correctness_as_reward(batch):
@@ -169,6 +203,7 @@ class _OnlineTrainer(OnlineLoop, PPOTrainer):
         return [float(found.get(row, False)) for row in range(len(batch.tags))]
 
     def _grading_metrics(self, batch: KVBatchMeta) -> dict[str, float]:
+        """Accuracy of the step's answers, and how grading went over these and those taken out for lack of a verdict."""
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
         infos = [
             getattr(fields, "data", fields)["reward_extra_info"]
@@ -179,6 +214,7 @@ class _OnlineTrainer(OnlineLoop, PPOTrainer):
         if infos and "acc" in infos[0]:
             metrics["reward/acc"] = float(np.mean([info["acc"] == 1 for info in infos]))
         if infos and "grade_status" in infos[0]:
+            infos += self.replay_buffer.verdicts.dropped()
             metrics |= grade_metrics([i["grade_status"] for i in infos], [i["grade_seconds"] for i in infos])
         return metrics
 
@@ -197,10 +233,32 @@ class _OnlineTrainer(OnlineLoop, PPOTrainer):
             **{f"nft/correct_rate_p{p}": value for p, value in zip((10, 50, 90), quantiles, strict=True)},
         }
 
-    def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+    def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any], *, first_mini_batch: int = 0) -> KVBatchMeta:
+        stoppable = self.parameter_sync_step == 1
+        if stoppable and self.interruption.received is not None:
+            raise StepInterruptedError(self._open_update_of(batch, first_mini_batch, metrics))
+        batch.extra_info[FIRST_MINI_BATCH] = first_mini_batch
         batch = super()._update_actor(batch, metrics)
         metrics.update(algorithm.read_statistics(metrics))
+        metrics.update(share_of_tokens_computed(metrics))
+        done = int(metrics.pop(f"actor/{MINI_BATCHES_DONE}"))
+        if done < metrics[f"actor/{MINI_BATCHES}"]:
+            del metrics[f"actor/{MINI_BATCHES}"]
+            raise StepInterruptedError(self._open_update_of(batch, done, metrics))
         return batch
+
+    def _open_update_of(self, batch: KVBatchMeta, mini_batches_done: int, metrics: dict[str, Any]) -> OpenUpdate:
+        return OpenUpdate.of(batch, mini_batches_done, metrics | self.replay_buffer.step_metrics())
+
+    def _add_batch_to_generate(self) -> None:
+        if not self._prompts_added:  # by a run that was stopped inside this step
+            super()._add_batch_to_generate()
+            self._prompts_added = True
+
+    def end_generation(self) -> None:
+        """End requests and give the devices to training, for a save that no step follows."""
+        self.checkpoint_manager.abort_replicas()
+        self.checkpoint_manager.sleep_replicas()
 
     def _compute_metrics(self, batch: KVBatchMeta, metrics: dict[str, Any], *arguments: Any, **named: Any) -> None:
         super()._compute_metrics(batch, metrics, *arguments, **named)
@@ -219,7 +277,6 @@ class _OnlineTrainer(OnlineLoop, PPOTrainer):
         return {f"{name} {i}": handle for name, handles in groups.items() for i, handle in enumerate(handles)}
 
 
-@register_trainer("nft")
 class NFTTrainer(_OnlineTrainer, PPOTrainerSync):
     """Generation and training take turns on the same devices."""
 
@@ -227,13 +284,23 @@ class NFTTrainer(_OnlineTrainer, PPOTrainerSync):
         return {}  # the buffer knows how many prompts a step needs
 
 
-@register_trainer("nft_colocate_async")
 class NFTTrainerColocateAsync(_OnlineTrainer, PPOTrainerColocateAsync):
     """Generation is interrupted for an update and goes on with the new weights."""
 
 
-@register_trainer("nft_separate_async")
 class NFTTrainerSeparateAsync(_OnlineTrainer, PPOTrainerSeparateAsync):
     """Generation on devices of its own, beside training."""
 
     worker_class = DetachedOnlineWorker
+
+    def end_generation(self) -> None:
+        if self.current_mode is HybridEngineMode.ROLLOUT:
+            self.switch_to_trainer()
+
+
+TRAINERS = {
+    "nft": NFTTrainer,
+    "nft_colocate_async": NFTTrainerColocateAsync,
+    "nft_separate_async": NFTTrainerSeparateAsync,
+}
+"""Trainer mode -> trainer (see `registration.register_trainers`)."""

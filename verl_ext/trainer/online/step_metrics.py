@@ -1,17 +1,28 @@
-"""Metrics of an online step that come from other metrics and from lengths, not from the model."""
+"""What an online step was, from other metrics, lengths and advantages, not from the model."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import transfer_queue as tq
+from transfer_queue import KVBatchMeta
+
+from verl_ext.engine.shared_prompts import TOKENS_COMPUTED, TOKENS_OF_ROWS
+from verl_ext.trainer.online.outcomes import Outcomes
+
+ROWS_AT_ONCE = 256
+"""Answers whose advantages are looked at together; the first few settle it in most steps."""
+
 
 def accuracy_before_sampling(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Share of right answers among all that a step generated, the dropped groups included.
+    """Share of right answers among all that a step generated and that were graded, the dropped groups included.
 
     The groups that were kept are taken to be as good as those that the step trains on.
     """
-    generated = metrics.get("sampling/generated_groups", 0.0) - metrics.get("sampling/dropped_failed", 0.0)
+    ungraded = metrics.get("sampling/dropped_failed", 0.0) + metrics.get("sampling/dropped_no_verdict", 0.0)
+    generated = metrics.get("sampling/generated_groups", 0.0) - ungraded
     if not generated or "reward/acc" not in metrics:
         return {}
     right = metrics.get("sampling/dropped_all_right", 0.0)
@@ -39,6 +50,57 @@ def shares_at_limit(
         "response_length/clip_ratio": _share(length >= max_response_length for length in responses),
         "response_length_non_aborted/clip_ratio": _share(length >= max_response_length for length in given),
     }
+
+
+def share_of_tokens_computed(metrics: dict[str, Any]) -> dict[str, float]:
+    """Take the counts of the engine out of verl's metrics of an update; returns computed tokens over those of the rows.
+
+    verl averages each over micro-batches and ranks. Both have as many terms, so their ratio is that of the update.
+    """
+    names = [f"actor/{name}" for name in (TOKENS_COMPUTED, TOKENS_OF_ROWS)]
+    if names[0] not in metrics:
+        return {}
+    computed, of_rows = (float(metrics.pop(name)) for name in names)
+    return {"perf/share_of_tokens_computed": computed / of_rows}
+
+
+def outcomes_of(batch: KVBatchMeta, max_response_length: int) -> Outcomes:
+    """What the groups of a trained batch were: all count as usable if any answer has an advantage, else as what they are.
+
+    Without dynamic sampling, and where its metric is not what the advantages come from, a batch can be of groups from
+    which nothing is learned.
+    """
+    groups: dict[str, list[int]] = defaultdict(list)
+    for row, (key, tag) in enumerate(zip(batch.keys, batch.tags, strict=True)):
+        if not tag.get("is_padding", False):
+            groups[key.split("_")[0]].append(row)
+    if _has_advantages(batch):
+        return Outcomes(usable=len(groups))
+    outcomes = Outcomes()
+    for rows in groups.values():
+        scores = tq.kv_batch_get(
+            keys=[batch.keys[row] for row in rows], partition_id=batch.partition_id, select_fields=["rm_scores"]
+        )["rm_scores"].unbind()
+        cut_off = sum(batch.tags[row]["response_len"] >= max_response_length for row in rows)
+        if sum(row.sum().item() for row in scores) > 0:
+            outcomes.all_right += 1
+        elif 2 * cut_off > len(rows):
+            outcomes.cut_off += 1
+        else:
+            outcomes.all_wrong += 1
+    return outcomes
+
+
+def _has_advantages(batch: KVBatchMeta) -> bool:
+    for start in range(0, len(batch.keys), ROWS_AT_ONCE):
+        data = tq.kv_batch_get(
+            keys=batch.keys[start : start + ROWS_AT_ONCE],
+            partition_id=batch.partition_id,
+            select_fields=["advantages"],
+        )
+        if any(row.any() for row in data["advantages"].unbind()):
+            return True
+    return False
 
 
 def _share(hits: Iterable[bool]) -> float:

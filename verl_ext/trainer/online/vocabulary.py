@@ -29,6 +29,8 @@ def _choose_objective(_key: str, value: Any) -> str:
 NFT_VOCABULARY = Vocabulary(
     old_names={
         "reward_model.reward_manager": "reward.reward_manager.name",
+        "custom_reward_function.path": "reward.custom_reward_function.path",
+        "custom_reward_function.name": "reward.custom_reward_function.name",
         "actor_rollout_ref.actor.optim.warmup_style": "actor_rollout_ref.actor.optim.lr_scheduler_type",
     },
     translations={**dict.fromkeys(PUBLISHED_NAMES, _translate_online), "objective.name": _choose_objective},

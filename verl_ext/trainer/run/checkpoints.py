@@ -3,8 +3,9 @@
 default_local_dir/
   latest_checkpointed_iteration.txt     step of the newest complete checkpoint
   global_step_N/                        verl's shards of model, optimizer, scheduler and random state
-    run_state.json                      what must match for the run to continue, and its counters
+    run_state.json                      which run it is of, and its counters
     huggingface/                        config and tokenizer; in the last checkpoint also the weights
+    lora_config/                        how an adapter is scaled, in PEFT's form; with LoRA only
   global_step_N.incomplete/             a save that was interrupted; removed by the next one
 """
 
@@ -15,44 +16,43 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch.distributed as dist
-from omegaconf import DictConfig
+from torch.optim.lr_scheduler import LambdaLR
 from verl.utils.checkpoint.checkpoint_manager import get_checkpoint_tracker_filename
 from verl.workers.engine import BaseEngine
 
+from verl_ext.engine.adapters import CONFIG_FOLDER, adapter_of, write_adapter_config
 from verl_ext.engine.hf_export import export_hugging_face
-from verl_ext.errors import UserError
 from verl_ext.run_folder import INCOMPLETE_SUFFIX
+from verl_ext.trainer.run.identity import Identity
 
 RUN_STATE_FILE = "run_state.json"
 
 
 @dataclass(frozen=True)
 class RunState:
-    """What makes a step of one run the same step in another, such as the order of the data and the shards."""
+    """Which run a checkpoint is of."""
 
-    values: dict[str, int | bool | str | None]
-    """What the user knows it by (a configuration key, in most cases) -> its value."""
+    identity: Identity
+    total_steps: int
+    """Of the whole run, by which its learning rate is scheduled."""
+    run_id: str
+    """Under which a tracker on a server, such as W&B, goes on with the run."""
     start_fingerprint: str = ""
     """Of the weights that the run began with; known once they are loaded, empty where it does not matter."""
 
-    def require_same(self, saved: RunState, path: Path) -> None:
-        """Refuse to continue a run whose data, batches or ranks have changed.
-
-        Raises:
-            UserError: names the first difference.
-        """
-        for key, ours in self.values.items():
-            theirs = saved.values.get(key)
-            if ours != theirs:
-                raise UserError(
-                    f"{path} was saved with {key} = {theirs}, this run has {ours}; set it back, or start afresh with "
-                    "trainer.resume_mode=disable"
-                )
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> RunState | None:
+        """None where it was written before runs had an identity."""
+        if "identity" not in saved:
+            return None
+        return cls(**{**saved, "identity": Identity.from_json(saved["identity"])})
 
 
 @dataclass
@@ -70,43 +70,16 @@ class Checkpoint:
 
     path: Path
     step: int
-    state: RunState
+    state: RunState | None
+    """None where it does not say of which run it is."""
     progress: Progress
+    extended: bool = False
+    """Whether the run that continues from it is longer than the one that saved it."""
 
     @classmethod
-    def read(cls, path: Path) -> Checkpoint:
+    def read(cls, path: Path, *, extended: bool = False) -> Checkpoint:
         saved = json.loads((path / RUN_STATE_FILE).read_text())
-        return cls(path, _step_of(path), RunState(**saved["state"]), Progress(**saved["progress"]))
-
-
-def find_checkpoint(trainer: DictConfig, state: RunState) -> Checkpoint | None:
-    """The checkpoint that the configuration's `trainer` group says to continue from; None for a fresh start.
-
-    Raises:
-        UserError: it is missing or incomplete, or belongs to a run with other data, batches or ranks.
-    """
-    if trainer.resume_mode == "disable":
-        return None
-    if trainer.resume_from_path is not None:
-        path = Path(trainer.resume_from_path)
-        if _step_of(path) is None or not (path / RUN_STATE_FILE).is_file():
-            raise UserError(f"trainer.resume_from_path: {path} is not a complete checkpoint folder global_step_N")
-    elif trainer.resume_mode == "resume_path":
-        raise UserError("trainer.resume_from_path: not set, and trainer.resume_mode is resume_path")
-    else:
-        path = _newest_checkpoint(Path(trainer.default_local_dir))
-    if path is None:
-        return None
-    checkpoint = Checkpoint.read(path)
-    state.require_same(checkpoint.state, path)
-    return checkpoint
-
-
-def _newest_checkpoint(folder: Path) -> Path | None:
-    complete = _complete_checkpoints(folder)
-    tracker = Path(get_checkpoint_tracker_filename(str(folder)))
-    step = int(tracker.read_text()) if tracker.is_file() else None
-    return complete.get(step) or (complete[max(complete)] if complete else None)
+        return cls(path, step_of(path), RunState.from_json(saved["state"]), Progress(**saved["progress"]), extended)
 
 
 class Checkpoints:
@@ -128,38 +101,50 @@ class Checkpoints:
         self.folder = Path(folder)
         self.max_to_keep = max_to_keep
         self.hdfs_dir = hdfs_dir
-        self._first_on_node = _is_first_on_node()
+        self._first_in_folder = _is_first_in(self.folder)
 
-    def load(self, path: Path) -> None:
-        """Restore model, optimizer, scheduler and random state."""
+    def load(self, path: Path, *, extended: bool = False) -> None:
+        """Restore model, optimizer, scheduler and random state.
+
+        Args:
+            extended: whether the run has become longer: the next step then has the learning rate that the schedule of
+                the new length gives it, where the saved one would be that of the old (at its end, 0).
+        """
         self.engine.load_checkpoint(str(path), del_local_after_load=False)
+        if extended:
+            follow_schedule(self.engine.lr_scheduler)
 
-    def save(self, step: int, progress: Progress, *, files: Mapping[str, str] | None = None) -> Path:
+    def save(
+        self, step: int, progress: Progress, *, files: Callable[[], Mapping[str, str]] = lambda: MappingProxyType({})
+    ) -> Path:
         """Save after `step` steps; returns the folder of the checkpoint.
 
         Args:
-            files: name -> text of further files that belong to the checkpoint.
+            files: gives name -> text of further files that belong to the checkpoint; called where they are written.
         """
         final = self.folder / f"global_step_{step}"
         partial = final.with_name(final.name + INCOMPLETE_SUFFIX)
-        if self._first_on_node:
+        if self._first_in_folder:
             self._remove_incomplete()
         dist.barrier()
         self.engine.save_checkpoint(local_path=str(partial), global_step=step, max_ckpt_to_keep=None)
-        if self._first_on_node:
+        if self._first_in_folder:
             saved = {"state": asdict(self.state), "progress": asdict(progress)}
             (partial / RUN_STATE_FILE).write_text(json.dumps(saved, indent=2))
-            for name, text in (files or {}).items():
+            for name, text in files().items():
                 (partial / name).write_text(text)
+            adapter = adapter_of(self.engine.module)
+            if adapter is not None:
+                write_adapter_config(adapter, partial / CONFIG_FOLDER)
         dist.barrier()
         if dist.get_rank() == 0:
             _put_in_place(partial, final)
         dist.barrier()
-        if self._first_on_node and partial.exists():  # nodes that share no disk
+        if self._first_in_folder and partial.exists():  # machines that share no disk
             _put_in_place(partial, final)
-        dist.barrier()
-        if self._first_on_node:
-            _write_atomically(Path(get_checkpoint_tracker_filename(str(self.folder))), str(step))
+        dist.barrier()  # nothing older goes before every machine has the new one
+        if self._first_in_folder:
+            write_atomically(Path(get_checkpoint_tracker_filename(str(self.folder))), str(step))
             self._prune(keep=step)
         dist.barrier()
         return final
@@ -175,9 +160,7 @@ class Checkpoints:
 
     def has_weights(self, path: Path) -> bool:
         """Whether `add_weights` has been done for a checkpoint, to its end; rank 0's disk decides for all."""
-        folder = path / "huggingface"
-        partial = folder.with_name(folder.name + INCOMPLETE_SUFFIX)
-        answer = [not partial.exists() and any(folder.glob("*.safetensors"))]
+        answer = [has_weights(path)]
         dist.broadcast_object_list(answer, src=0)
         return answer[0]
 
@@ -203,39 +186,82 @@ class Checkpoints:
     def _prune(self, keep: int) -> None:
         if not self.max_to_keep:
             return
-        complete = _complete_checkpoints(self.folder)
-        older = sorted(step for step in complete if step != keep)
+        complete = complete_checkpoints(self.folder)
+        older = sorted(step for step in complete if step < keep)  # later ones are another run's, and no part of this
         surplus = len(older) - (self.max_to_keep - 1)
         for step in older[: max(surplus, 0)]:
-            shutil.rmtree(complete[step], ignore_errors=True)
+            _remove(complete[step])
 
 
-def _is_first_on_node() -> bool:
-    """Whether no rank before this one runs on this machine. torchrun counts ranks per node, Ray does not."""
-    hosts: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(hosts, socket.gethostname())
-    return hosts.index(socket.gethostname()) == dist.get_rank()
+def follow_schedule(scheduler: LambdaLR) -> None:
+    """Set the learning rates to what the schedule gives for the step that it is at."""
+    schedules = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    rates = [base * schedule(scheduler.last_epoch) for base, schedule in schedules]
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates
 
 
-def _step_of(path: Path) -> int | None:
+def has_weights(path: Path) -> bool:
+    """Whether a checkpoint on this disk holds the whole model in Hugging Face form."""
+    folder = path / "huggingface"
+    partial = folder.with_name(folder.name + INCOMPLETE_SUFFIX)
+    return not partial.exists() and any(folder.glob("*.safetensors"))
+
+
+def shard_names(rank: int, ranks: int) -> list[str]:
+    """The files of a rank in a checkpoint of verl's FSDP engine."""
+    return [f"{kind}_world_size_{ranks}_rank_{rank}.pt" for kind in ("model", "optim", "extra_state")]
+
+
+def _is_first_in(folder: Path) -> bool:
+    """Whether no rank before this one writes to this folder of this machine. Machines may or may not share it."""
+    here = (socket.gethostname(), str(folder.absolute()))
+    places: list[tuple[str, str] | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(places, here)
+    return places.index(here) == dist.get_rank()
+
+
+def step_of(path: Path) -> int | None:
+    """The step that a checkpoint's folder is named after; None for any other name."""
     found = re.fullmatch(r"global_step_(\d+)", path.name)
     return int(found[1]) if found else None
 
 
-def _complete_checkpoints(folder: Path) -> dict[int, Path]:
-    candidates = {_step_of(path): path for path in folder.glob("global_step_*")}
+def tracked_step(folder: Path) -> int | None:
+    """The step of the newest checkpoint that a run in this folder has finished saving."""
+    tracker = Path(get_checkpoint_tracker_filename(str(folder)))
+    return int(tracker.read_text()) if tracker.is_file() else None
+
+
+def complete_checkpoints(folder: Path) -> dict[int, Path]:
+    """Step -> folder."""
+    candidates = {step_of(path): path for path in folder.glob("global_step_*")}
     return {step: path for step, path in candidates.items() if step is not None and (path / RUN_STATE_FILE).is_file()}
 
 
 def _put_in_place(partial: Path, final: Path) -> None:
-    """Rename; an older checkpoint of the same step makes room."""
+    """Rename; an older checkpoint of the same step makes room, and is missing for no longer than a rename takes."""
+    older = final.with_name(f"{final.name}.replaced{INCOMPLETE_SUFFIX}")
     if final.exists():
-        shutil.rmtree(final)
+        final.rename(older)
     partial.rename(final)
+    shutil.rmtree(older, ignore_errors=True)
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    # One name a writer: nodes that share the disk write the same text at the same time.
+def _remove(checkpoint: Path) -> None:
+    """Under another name first: a run that is killed meanwhile leaves no half of a checkpoint that looks whole."""
+    going = checkpoint.with_name(f"{checkpoint.name}.removed{INCOMPLETE_SUFFIX}")
+    try:
+        checkpoint.rename(going)
+    except FileNotFoundError:  # another machine that shares the disk was first
+        return
+    shutil.rmtree(going, ignore_errors=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The file has either what it had or all of the text."""
+    # One name a writer: machines that share the disk write the same text at the same time.
     temporary = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     temporary.write_text(text)
     temporary.replace(path)

@@ -27,6 +27,22 @@ from verl_ext.errors import ConfigError, UnknownKeyError, UserError
 CONFIG_MODULE = "verl_ext.trainer.config"
 
 
+def model_name(path: str | None) -> str:
+    """What a model is called, in names of runs and folders: the last part of its path or hub id.
+
+    A checkpoint's `huggingface` folder says nothing, so there it is the run and the step that it is of.
+    """
+    parts = [part for part in str(path or "model").rstrip("/").split("/") if part]
+    if len(parts) >= 3 and parts[-1] == "huggingface" and parts[-2].startswith("global_step_"):
+        return f"{parts[-3]}-step{parts[-2].removeprefix('global_step_')}"
+    return parts[-1] if parts else "model"
+
+
+# What the defaults of `trainer.experiment_name`, and with it of the run's folder, are made of.
+OmegaConf.register_new_resolver("verl_ext.model_name", model_name, replace=True)
+OmegaConf.register_new_resolver("verl_ext.nft_or_rft", lambda weight: "rft" if weight == 0 else "nft", replace=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
     """What a trainer's command line may say beside the keys of its configuration."""

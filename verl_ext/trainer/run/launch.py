@@ -12,12 +12,13 @@ from typing import Any
 
 import torch.distributed as dist
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from verl_ext.data.sft_dataset import SFTDataConfig, SFTDataset
 from verl_ext.errors import UserError
 from verl_ext.model_folder import read_hf_config, require_sequence_parallel_heads
 from verl_ext.platform.cpu_memory import keep_memory_small
+from verl_ext.trainer.run.adapters import check_adapter
 from verl_ext.trainer.run.quiet import quiet_libraries
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
@@ -53,13 +54,15 @@ def choose_device(config: DictConfig, *, must_be_here: bool = True) -> str:
     return platform.device_name
 
 
-def complete_config(config: DictConfig, device: str) -> None:
-    """Read the model's configuration, check it, and fill in what verl expects.
+def complete_config(config: DictConfig, device: str) -> PretrainedConfig:
+    """Read the model's configuration, check it, and fill in what verl expects; returns the model's.
 
     Raises:
-        UserError: the configuration cannot be read, or sequence parallelism does not fit its heads.
+        UserError: the configuration cannot be read, its adapter could not be merged, or sequence parallelism does not
+            fit its heads.
     """
     hf_config = read_hf_config(config.model.path, trust_remote_code=config.model.trust_remote_code)
+    check_adapter(config.model, hf_config, "model")
     sp_size = config.engine.ulysses_sequence_parallel_size
     if sp_size > 1:
         require_sequence_parallel_heads(hf_config, sp_size)
@@ -68,6 +71,7 @@ def complete_config(config: DictConfig, device: str) -> None:
     config.trainer.device = device
     with open_dict(config):
         config.engine.use_dynamic_bsz = config.data.use_dynamic_bsz
+    return hf_config
 
 
 def load_tokenizer(config: DictConfig) -> PreTrainedTokenizerBase:

@@ -24,6 +24,7 @@ class RunLog:
         first_step: steps that an earlier part of the run has done; what it logged beyond them is dropped.
         active: whether this rank writes.
         headline: what the progress bar, or the line that stands for it in a file, says of a step.
+        run_id: under which W&B knows the run; a run that continues goes on under the same.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class RunLog:
         first_step: int,
         active: bool,
         headline: Callable[[dict[str, float]], str],
+        run_id: str,
     ) -> None:
         self._bar: tqdm | None = None
         self._headline = headline
@@ -44,9 +46,13 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         self._metrics = _open_metrics(folder / METRICS_FILE, first_step)
         os.environ.setdefault("TENSORBOARD_DIR", str(folder / "tensorboard"))
-        backends = [name for name in trainer["logger"] if name != "console"]
+        loggers = [trainer["logger"]] if isinstance(trainer["logger"], str) else list(trainer["logger"])
+        if {"wandb", "vemlp_wandb"} & set(loggers):  # verl gives wandb.init no id; it reads these
+            os.environ.setdefault("WANDB_RUN_ID", run_id)
+            os.environ.setdefault("WANDB_RESUME", "allow")
+        backends = [name for name in loggers if name != "console"]
         self._tracking = Tracking(trainer["project_name"], trainer["experiment_name"], backends, config=config)
-        self._to_console = "console" in trainer["logger"]
+        self._to_console = "console" in loggers
         self._bar = tqdm(
             total=total_steps,
             initial=first_step,

@@ -6,28 +6,18 @@ Each check names the key, what it holds and what would do. `dft_checks` and `nft
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from verl_ext.errors import ConfigError, UserError
 from verl_ext.model_folder import require_model_folder
+from verl_ext.trainer.run.adapters import check_adapter_keys
+from verl_ext.trainer.run.profiling import check_profiler_device, check_supervised_profiler
+from verl_ext.trainer.run.verl_keys import check_keys
 
 OUR_ATTENTION = "verl_ext_varlen"  # verl_ext.engine.attention.ATTENTION_NAME, which importing torch would bring
 
-NOT_SUPPORTED = {
-    # keys of verl's SFT configuration that have no effect in this trainer, with the reason
-    "data.custom_cls.path": "data sets of this trainer are files; see data.prompt_key",
-    "data.pad_mode": "rows always arrive unpadded; model.use_remove_padding=False pads them for the model",
-    "data.use_shm": "rows are tokenised once into memory",
-    "data.balance_dp_token": "objective.reduction=token_mean already weighs every token of the global batch alike",
-    "model.lora.rank": "that group is Megatron's; FSDP reads model.lora_rank",
-    "model.tiled_mlp.enabled": "verl's FSDP engine does not read it",
-    "model.mtp.enable": "multi-token prediction heads would train on another loss than the objective",
-    "engine.qat.enable": "quantisation-aware training has not been checked with these objectives",
-    "engine.forward_only": "a trainer has to run backward",
-}
 POSITIVE_INTEGERS = (
     "data.train_batch_size",
     "data.micro_batch_size_per_gpu",
@@ -45,23 +35,18 @@ CHOICES = {
 }
 
 
-def check_common(
-    config: DictConfig, *, defaults: DictConfig, world_size: int, not_supported: Mapping[str, str] | None = None
-) -> None:
+def check_common(config: DictConfig, trainer: str, *, world_size: int) -> None:
     """Check what the configuration alone decides and every trainer on fixed data shares.
 
     Args:
         config: composed, resolved.
-        defaults: the same without the user's overrides.
+        trainer: the name of its configuration.
         world_size: ranks of the run.
-        not_supported: further keys that have no effect in this trainer, with the reason.
 
     Raises:
         UserError: the first thing that cannot work.
     """
-    for key, reason in {**NOT_SUPPORTED, **(not_supported or {})}.items():
-        if OmegaConf.select(config, key) != OmegaConf.select(defaults, key):
-            raise UserError(f"{key}: not supported here: {reason}")
+    check_keys(config, trainer)
     for key in POSITIVE_INTEGERS:
         value = OmegaConf.select(config, key)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -82,9 +67,11 @@ def check_common(
                 given=list(config.checkpoint[contents] or ()),
                 expected=f"{', '.join(sorted(missing))} too, without which a run does not continue to the same numbers",
             )
+    check_supervised_profiler(config)
     _check_loggers(config)
     _check_sequences(config, world_size)
     require_model_folder(config.model.path, tokenizer_path=config.model.tokenizer_path)
+    check_adapter_keys(config.model, "model")
     if config.data.chat_template_file and not Path(config.data.chat_template_file).is_file():
         raise UserError(f"data.chat_template_file: {config.data.chat_template_file} not found")
 
@@ -110,6 +97,7 @@ def check_device(config: DictConfig, device: str) -> None:
             expected=f"{OUR_ATTENTION} (the default), because with engine.ulysses_sequence_parallel_size={sp_size} any "
             "other attention sees a slice of the sequence only",
         )
+    check_profiler_device(config, device)
     if device != "cpu":
         return
     refused = {

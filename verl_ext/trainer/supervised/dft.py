@@ -8,9 +8,8 @@ from functools import partial
 import torch
 from tensordict import TensorDict
 from torch import Tensor
-from verl.utils import tensordict_utils as tu
 
-from verl_ext.objectives.registry import get_objective
+from verl_ext.objectives.registry import TokenLoss, get_objective
 from verl_ext.trainer.supervised.loss import supervised_loss
 from verl_ext.trainer.supervised.trainer import SupervisedTrainer
 
@@ -18,14 +17,11 @@ from verl_ext.trainer.supervised.trainer import SupervisedTrainer
 class DFTTrainer(SupervisedTrainer):
     """See `SupervisedTrainer`; the configuration is that of `dft_trainer.yaml`, the data sets are `SFTDataset`s."""
 
-    def _loss_function(self) -> Callable:
-        objective = self.config.objective
-        return partial(supervised_loss, token_loss=get_objective(objective.name), reduction=objective.reduction)
+    def _token_loss(self) -> TokenLoss:
+        return get_objective(self.config.objective.name)
 
-    def _batch(self, rows: list[dict[str, Tensor]]) -> TensorDict:
-        data = super()._batch(rows)
-        tu.assign_non_tensor(data, objective=self.config.objective.name)
-        return data
+    def _loss_function(self) -> Callable:
+        return partial(supervised_loss, token_loss=self._token_loss(), reduction=self.config.objective.reduction)
 
     def _train_batch(self, step: int) -> TensorDict:
         return self._batch([self.train_dataset[row] for row in self.train_dataloader.local_rows(step)])

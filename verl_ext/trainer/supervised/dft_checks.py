@@ -8,24 +8,19 @@ from verl_ext.errors import ConfigError, nearest
 from verl_ext.trainer.run.required import require_values
 from verl_ext.trainer.supervised.checks import check_choice, check_common
 
-NOT_SUPPORTED = {
-    "data.ignore_input_ids_mismatch": "a template that rewrites earlier turns is handled by data.train_on_turns",
-}
 
-
-def check_config(config: DictConfig, *, defaults: DictConfig, world_size: int) -> None:
+def check_config(config: DictConfig, *, world_size: int) -> None:
     """Check everything that the configuration alone decides.
 
     Args:
         config: composed, resolved.
-        defaults: the same without the user's overrides.
         world_size: ranks of the run.
 
     Raises:
         UserError: the first thing that cannot work.
     """
     require_values(config, {"model.path": "a model folder or hub id", "data.train_files": "a file or a list of files"})
-    check_common(config, defaults=defaults, world_size=world_size, not_supported=NOT_SUPPORTED)
+    check_common(config, "dft_trainer", world_size=world_size)
     check_choice(config, "objective.reduction", ("token_mean", "published"))
     _check_objective(config)
     _check_batches(config, world_size)

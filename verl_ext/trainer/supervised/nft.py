@@ -19,6 +19,7 @@ from verl.utils import tensordict_utils as tu
 
 from verl_ext.data.batching import evaluation_batches
 from verl_ext.data.rollout_dataset import RolloutDataset
+from verl_ext.engine.shared_prompts import TOKENS_COMPUTED, TOKENS_OF_ROWS
 from verl_ext.errors import UserError
 from verl_ext.objectives.nft_config import NFTConfig
 from verl_ext.objectives.nft_statistics import nft_metrics
@@ -41,7 +42,12 @@ class NFTOfflineTrainer(SupervisedTrainer):
 
     @property
     def sum_names(self) -> tuple[str, ...]:
-        return (*NFT_SUM_NAMES, "sum_entropy") if self.config.trainer.log_entropy else NFT_SUM_NAMES
+        names = (*NFT_SUM_NAMES, "sum_entropy") if self.config.trainer.log_entropy else NFT_SUM_NAMES
+        return (*names, TOKENS_OF_ROWS, TOKENS_COMPUTED) if self.engine.share_prompts else names
+
+    def _build_engine(self) -> None:
+        super()._build_engine()
+        self.engine.share_prompts = self.config.trainer.share_prompts
 
     def _loss_function(self) -> Callable:
         objective = self.config.objective
@@ -86,6 +92,8 @@ class NFTOfflineTrainer(SupervisedTrainer):
         means = token_means(sums) | nft_metrics(sums["statistics"])
         if "sum_entropy" in sums:
             means["entropy"] = sums["sum_entropy"] / max(sums["num_tokens"], 1.0)
+        if TOKENS_COMPUTED in sums:
+            means["share_of_tokens_computed"] = sums[TOKENS_COMPUTED] / sums[TOKENS_OF_ROWS]
         return means
 
     def _validation_rows(self) -> int:

@@ -11,26 +11,12 @@ from verl_ext.objectives.nft_config import NFTConfig
 from verl_ext.trainer.run.required import require_values
 from verl_ext.trainer.supervised.checks import check_choice, check_common
 
-_NO_COLUMN = "the columns of graded generations are named by data.prompt_key, data.responses_key and data.correct_key"
 
-NOT_SUPPORTED = {
-    # keys of verl's SFT configuration that have no effect in this trainer, with the reason
-    "data.train_files": "graded generations are data.rollouts",
-    "data.val_files": "graded generations are data.val_rollouts",
-    "data.messages_key": _NO_COLUMN,
-    "data.tools_key": _NO_COLUMN,
-    "data.enable_thinking_key": _NO_COLUMN,
-    "data.enable_thinking_default": "say it in data.apply_chat_template_kwargs",
-    "data.ignore_input_ids_mismatch": "prompt and response are tokenised on their own",
-}
-
-
-def check_config(config: DictConfig, *, defaults: DictConfig, world_size: int) -> None:
+def check_config(config: DictConfig, *, world_size: int) -> None:
     """Check everything that the configuration alone decides.
 
     Args:
         config: composed, resolved.
-        defaults: the same without the user's overrides.
         world_size: ranks of the run.
 
     Raises:
@@ -38,7 +24,7 @@ def check_config(config: DictConfig, *, defaults: DictConfig, world_size: int) -
     """
     expected = {"model.path": "a model folder or hub id", "data.rollouts": "a file or a list of files"}
     require_values(config, expected)
-    check_common(config, defaults=defaults, world_size=world_size, not_supported=NOT_SUPPORTED)
+    check_common(config, "nft_offline", world_size=world_size)
     check_choice(config, "objective.reduction", ("token_mean", "response_mean", "published"))
     _check_objective(config)
     temperature = config.data.temperature

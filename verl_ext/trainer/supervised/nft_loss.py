@@ -11,14 +11,13 @@ from torch import Tensor
 
 from verl_ext.objectives.nft import nft_token_loss
 from verl_ext.objectives.nft_config import NFTConfig
+from verl_ext.objectives.nft_reduction import published_sum
 from verl_ext.objectives.nft_statistics import nft_statistics
 from verl_ext.trainer.supervised.loss import SUM_NAMES, sums_for_log
 
 NFTReduction = Literal["token_mean", "response_mean", "published"]
 
 NFT_SUM_NAMES = (*SUM_NAMES, "statistics")
-
-PUBLISHED_SCALE = 1000.0
 
 
 def nft_offline_loss(
@@ -62,13 +61,13 @@ def nft_offline_loss(
     losses = nft_token_loss(*given, response_mask=learned, **asdict(settings))
     losses = torch.where(learned, losses, 0.0)
     sum_loss = losses.sum()
-    response_losses = losses.sum(-1) / learned.sum(-1).clamp(min=1)
     if reduction == "token_mean":
         loss = sum_loss * (data["dp_size"] / data["batch_num_tokens"])
     elif reduction == "response_mean":
+        response_losses = losses.sum(-1) / learned.sum(-1).clamp(min=1)
         loss = response_losses.sum() * (data["dp_size"] / data["num_responses"])
     else:
-        loss = sum_loss / PUBLISHED_SCALE if settings.ratio == "token" else response_losses.sum()
+        loss = published_sum(losses, learned, settings.ratio)
     statistics = nft_statistics(losses.detach(), *given, learned, settings).cpu()
     sums = sums_for_log(sum_loss, log_probs, learned) | {"statistics": statistics}
     if "entropy" in model_output:

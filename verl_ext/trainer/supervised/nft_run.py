@@ -33,7 +33,8 @@ def run(arguments: Sequence[str]) -> int:
         print(OmegaConf.to_yaml(config))
         return 0
     world_size = ranks_from_environment()
-    check_config(config, defaults=compose_config(CONFIG_NAME, []), world_size=world_size)
+    defaults = compose_config(CONFIG_NAME, [])
+    check_config(config, world_size=world_size)
 
     # torch and verl are imported from here on
     from verl_ext.trainer.run import startup
@@ -41,7 +42,16 @@ def run(arguments: Sequence[str]) -> int:
 
     device = choose_device(config)
     check_device(config, device)
-    complete_config(config, device)
+    hf_config = complete_config(config, device)
+    from verl_ext.engine.shared_prompts import shares_prompts
+
+    config.trainer.share_prompts = shares_prompts(
+        config.trainer.share_prompts,
+        hf_config,
+        config.model,
+        on_gpu=device != "cpu",
+        key="trainer.share_prompts",
+    )
     startup.reached("imports")
     train_dataset, val_dataset = load_datasets(config)
     check_groups(config, len(train_dataset))
@@ -51,13 +61,10 @@ def run(arguments: Sequence[str]) -> int:
     from verl_ext.trainer.supervised.run import train
 
     return train(
-        NFTOfflineTrainer,
-        config,
-        train_dataset,
-        val_dataset,
+        *(NFTOfflineTrainer, config, train_dataset, val_dataset),
+        defaults=defaults,
         device=device,
         world_size=world_size,
-        data_fingerprint=train_dataset.fingerprint(),
     )
 
 

@@ -26,12 +26,14 @@ from verl.utils.dataset.dataset_utils import DatasetPadMode, SFTTensorCollator
 from verl.utils.device import get_device_name, get_torch_device
 
 from verl_ext.data.batching import GlobalBatches, evaluation_batches
+from verl_ext.objectives.registry import TokenLoss
 from verl_ext.trainer.run import startup
 from verl_ext.trainer.run.checkpoints import Checkpoint, Checkpoints, Progress, RunState
 from verl_ext.trainer.run.exits import TrainingDivergedError
 from verl_ext.trainer.run.interruption import Interruption
 from verl_ext.trainer.run.log import RunLog
 from verl_ext.trainer.run.quiet import prints_to_debug_log
+from verl_ext.trainer.run.resume import nothing_to_do
 from verl_ext.trainer.supervised.loss import SUM_NAMES
 
 
@@ -42,7 +44,7 @@ class SupervisedTrainer(SFTTrainer, ABC):
         config: composed, checked.
         train_dataset: what batches are made of; it has `len()` and `name(index)`.
         val_dataset: the same, or None for no validation.
-        state: what a checkpoint must agree with.
+        state: which run this is; checkpoints keep it.
         checkpoint: where to continue from, or None.
         interruption: notes signals that ask the run to stop.
     """
@@ -92,6 +94,10 @@ class SupervisedTrainer(SFTTrainer, ABC):
     def _validation_row(self, row: int | None) -> dict[str, Tensor]:
         """A row; for None one that only keeps the ranks in step and carries no loss."""
 
+    def _token_loss(self) -> TokenLoss | None:
+        """The loss of a token, where it is a function of that token's log-probability alone: see `ExactLogProbs`."""
+        return None
+
     def _before_first_step(self) -> bool:
         """What needs the weights that the run starts from, whether or not it then continues; False ends the run."""
         return True
@@ -108,6 +114,7 @@ class SupervisedTrainer(SFTTrainer, ABC):
         super()._build_engine()
         self.loss_fn = self._loss_function()
         self.training_client.set_loss_fn(loss_fn=self.loss_fn)
+        self.engine.token_loss = self._token_loss()
 
     def _build_dataloader(self) -> None:
         data = self.config.data
@@ -148,18 +155,19 @@ class SupervisedTrainer(SFTTrainer, ABC):
             first_step=self.resume_global_step,
             active=self.rank == 0,
             headline=_headline,
+            run_id=self.state.run_id,
         )
         self.log.note(f"loss head: {self.engine.loss_head}")
         try:
             if not self._before_first_step():
                 return False
             if self.checkpoint is not None:
-                self.checkpoints.load(self.checkpoint.path)
+                self.checkpoints.load(self.checkpoint.path, extended=self.checkpoint.extended)
                 self.log.note(f"continuing after step {self.resume_global_step} of {self.total_training_steps}")
-            if self.resume_global_step >= self.total_training_steps and not self.checkpoints.has_weights(
-                self.checkpoint.path
-            ):
+            if self.resume_global_step >= self.total_training_steps:
                 self._add_weights(self.checkpoint.path)  # killed after the last save, before its weights were written
+                self.log.note(nothing_to_do(self.resume_global_step, self.total_training_steps))
+                return True
             return self._run_steps()
         finally:
             self.log.close()

@@ -1,8 +1,10 @@
-"""Importing this module registers our rollout engines with verl (see `verl_ext.plugin`): `hf`, and `vllm` on a CPU."""
+"""Our rollout engines, by the names under which verl looks for them: `hf`, and `vllm` on a CPU."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
+from functools import cache, partial
 
 from verl.plugin.platform import get_platform
 from verl.workers.rollout.base import _ROLLOUT_REGISTRY
@@ -11,7 +13,6 @@ from verl.workers.rollout.replica import RolloutReplica, RolloutReplicaRegistry
 from verl_ext.errors import ConfigError
 
 NAME = "hf"
-_load_verls_vllm = RolloutReplicaRegistry._registry["vllm"]
 
 
 def _load_hf() -> type[RolloutReplica]:
@@ -20,9 +21,9 @@ def _load_hf() -> type[RolloutReplica]:
     return HFReplica
 
 
-def _load_vllm() -> type[RolloutReplica]:
+def _load_vllm(load_verls: Callable[[], type[RolloutReplica]]) -> type[RolloutReplica]:
     if get_platform().device_name != "cpu":
-        return _load_verls_vllm()
+        return load_verls()
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError(
             "actor_rollout_ref.rollout.name",
@@ -34,7 +35,10 @@ def _load_vllm() -> type[RolloutReplica]:
     return CPUvLLMReplica
 
 
-RolloutReplicaRegistry.register(NAME, _load_hf)
-RolloutReplicaRegistry.register("vllm", _load_vllm)
-# A plain dictionary: verl 0.9.1 has no function to register an adapter.
-_ROLLOUT_REGISTRY[(NAME, "async")] = "verl_ext.rollout.hf_adapter.HFServerAdapter"
+@cache
+def register_rollouts() -> None:
+    """Make them known to verl; its own vLLM stays what it is on every other device."""
+    RolloutReplicaRegistry.register(NAME, _load_hf)
+    RolloutReplicaRegistry.register("vllm", partial(_load_vllm, RolloutReplicaRegistry._registry["vllm"]))
+    # A plain dictionary: verl 0.9.1 has no function to register an adapter.
+    _ROLLOUT_REGISTRY[(NAME, "async")] = "verl_ext.rollout.hf_adapter.HFServerAdapter"
