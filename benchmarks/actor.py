@@ -78,7 +78,6 @@ def actor_config(model: str, objective: str, device: str | None = None, *overrid
             f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={LONGEST}",
             "actor_rollout_ref.actor.optim.lr=1e-6",
             "actor_rollout_ref.actor.optim.lr_warmup_steps=0",
-            "actor_rollout_ref.actor.optim.total_training_steps=1000",
             *chosen,
             *overrides,
         ],

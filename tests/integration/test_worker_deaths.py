@@ -65,14 +65,11 @@ def test_an_actor_that_is_not_watched_is_no_reason_to_go_on(cluster):
 @pytest.mark.slow
 def test_a_save_that_another_actors_death_broke_is_put_down_to_that_actor(cluster, monkeypatch):
     trainer, server = _Trainer.remote(), _Server.remote()
-    monkeypatch.setattr(loop, "waiting_groups", lambda: ([], []))
-    monkeypatch.setattr(loop, "get_groups", lambda keys: [])
     run = SimpleNamespace(
         actor_rollout_wg=SimpleNamespace(save=lambda *_: ray.get(trainer.update_weights.remote(server))),
-        prompts=SimpleNamespace(position=0),
-        replay_buffer=SimpleNamespace(state=dict),
         global_steps=3,
         progress=None,
+        _files=dict,
     )
     with pytest.raises(RayActorError) as raised:
         loop.OnlineLoop._save_checkpoint(run)

@@ -29,6 +29,12 @@ class RetryingAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):
     says why.
     """
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        # Ray sends each method of an actor by value, an inherited one too, and with it the class that its `super()`
+        # names: of verl's class, whose name in its module is Ray's wrapper, that would be a copy, which is no base of
+        # this one. A method of verl's that calls `super()` therefore has to be reached through one of ours.
+        super().__init__(*arguments, **named)
+
     async def _run_agent_loop(
         self, sampling_params: dict[str, Any], trajectory: dict[str, Any], **arguments: Any
     ) -> None:

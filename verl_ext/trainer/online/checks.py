@@ -19,6 +19,7 @@ from verl_ext.trainer.online.worker_keys import require_no_keys_in
 from verl_ext.trainer.run.adapters import check_adapter_keys
 from verl_ext.trainer.run.profiling import check_online_profiler, check_profiler_device
 from verl_ext.trainer.run.required import require_values
+from verl_ext.trainer.run.resume import check_path
 from verl_ext.trainer.run.verl_keys import check_keys
 
 MODES = ("nft", "nft_colocate_async", "nft_separate_async")
@@ -76,6 +77,7 @@ def check_config(config: DictConfig, *, joins_cluster: bool) -> None:
         value = OmegaConf.select(config, key)
         if value not in choices:
             raise ConfigError(key, given=value, expected=" or ".join(str(choice) for choice in choices if choice))
+    check_path(config.trainer)
     for key in ("trainer.test_freq", "trainer.save_freq"):
         value = OmegaConf.select(config, key)
         if not isinstance(value, int) or value == 0 or value < -1:

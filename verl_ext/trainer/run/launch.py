@@ -132,11 +132,19 @@ def say_summaries(train: Any, val: Any | None) -> None:
 @contextmanager
 def join_ranks(device: str) -> Iterator[None]:
     """The process group of this run, destroyed at its end; a single process needs no torchrun."""
+    alone = {}
     if "RANK" not in os.environ:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        alone = {
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        os.environ.update(alone)
     if device == "cpu":
         keep_memory_small()
         # verl would ask for "cpu:gloo,cpu:gloo", which torch refuses (utils/distributed.py, verl 0.9.1).
@@ -149,6 +157,8 @@ def join_ranks(device: str) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+        for name in alone:  # what this process starts next is not a rank of a group that is gone
+            os.environ.pop(name, None)
 
 
 def as_list(files: str | ListConfig) -> list[str]:

@@ -75,6 +75,21 @@ class Resumption:
         return Checkpoint.read(_folder_of(trainer, self.step), extended=self.extended)
 
 
+def check_path(trainer: DictConfig) -> None:
+    """Refuse a checkpoint that the configuration's `trainer` group asks for and that its name alone rules out.
+
+    Raises:
+        UserError: `trainer.resume_from_path` cannot be what is meant.
+    """
+    named = trainer.resume_from_path
+    if trainer.resume_mode == "disable":
+        return
+    if named is None and trainer.resume_mode == "resume_path":
+        raise UserError("trainer.resume_from_path: not set, and trainer.resume_mode is resume_path")
+    if named is not None and step_of(Path(named)) is None:
+        raise UserError(f"trainer.resume_from_path: {named} is not a checkpoint folder global_step_N")
+
+
 def look(trainer: DictConfig, who: str, own_files: Sequence[str] = ()) -> Holding:
     """Find the checkpoints that the configuration's `trainer` group may mean, on this machine.
 
@@ -85,13 +100,10 @@ def look(trainer: DictConfig, who: str, own_files: Sequence[str] = ()) -> Holdin
     Raises:
         UserError: `trainer.resume_from_path` cannot be what is meant.
     """
+    check_path(trainer)
     named = trainer.resume_from_path
     if trainer.resume_mode == "disable":
         return Holding(who, {}, {}, [], None)
-    if named is None and trainer.resume_mode == "resume_path":
-        raise UserError("trainer.resume_from_path: not set, and trainer.resume_mode is resume_path")
-    if named is not None and step_of(Path(named)) is None:
-        raise UserError(f"trainer.resume_from_path: {named} is not a checkpoint folder global_step_N")
     if named is not None:
         path = Path(named)
         found = {step_of(path): path} if (path / RUN_STATE_FILE).is_file() else {}

@@ -14,6 +14,7 @@ from verl_ext.errors import ConfigError, UserError
 from verl_ext.model_folder import require_model_folder
 from verl_ext.trainer.run.adapters import check_adapter_keys
 from verl_ext.trainer.run.profiling import check_profiler_device, check_supervised_profiler
+from verl_ext.trainer.run.resume import check_path
 from verl_ext.trainer.run.verl_keys import check_keys
 
 OUR_ATTENTION = "verl_ext_varlen"  # verl_ext.engine.attention.ATTENTION_NAME, which importing torch would bring
@@ -53,6 +54,7 @@ def check_common(config: DictConfig, trainer: str, *, world_size: int) -> None:
             raise ConfigError(key, given=value, expected="a positive whole number")
     for key, choices in CHOICES.items():
         check_choice(config, key, choices)
+    check_path(config.trainer)
     for key in ("trainer.test_freq", "trainer.save_freq"):
         value = OmegaConf.select(config, key)
         if value != "after_each_epoch" and (not isinstance(value, int) or value == 0 or value < -1):
