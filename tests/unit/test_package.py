@@ -36,7 +36,19 @@ def test_installed_version_is_that_of_the_source():
     assert version("verl_ext") == verl_ext.__version__
 
 
-@pytest.mark.parametrize("module", ["verl_ext", "verl_ext.objectives", "verl_ext.errors", "verl_ext.cli"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "verl_ext",
+        "verl_ext.objectives",
+        "verl_ext.errors",
+        "verl_ext.cli",
+        # A run's device is chosen after these: verl chooses its platform when it is first imported.
+        "verl_ext.trainer.run.command_line",
+        "verl_ext.trainer.online.checks",
+        "verl_ext.trainer.supervised.checks",
+    ],
+)
 def test_light_modules_load_neither_verl_nor_ray(module):
     code = f"import sys, {module}; print(*sorted({{'verl', 'ray'}} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)

@@ -25,6 +25,19 @@ def verdict(response, gold, source="math"):
 
 
 EQUAL = {
+    "words in front": [
+        ("\\text{The answer is } 9", "9"),
+        ("\\text{Answer: } 9", "9"),
+        ("\\text{The final answer is: } \\frac{1}{4}", "0.25"),
+        ("\\text{Area: } 9\\text{ cm}^2", "9\\text{ cm}^2"),
+        ("\\text{The least value is } 2\\sqrt3", "\\sqrt{12}"),
+        ("\\text{exactly } 9", "9"),
+        ("\\text{Total } 9", "9"),
+        ("\\text{Yes, } x=9", "9"),
+        ("\\text{The points are } (1,2),(3,4)", "(1,2),(3,4)"),
+        ("So the answer is 9", "9"),
+        ("answer: 9", "9"),
+    ],
     "decimals": [
         ("0.25x", "\\frac{x}{4}"),
         ("y=1.5x-2", "y=\\frac{3}{2}x-2"),
@@ -160,6 +173,18 @@ EQUAL = {
 }
 
 NOT_EQUAL = {
+    "words in front": [
+        ("\\text{The answer is } 8", "9"),
+        ("\\text{The answer is not } 9", "9"),
+        ("\\text{Answer: } \\frac{1}{3}", "0.25"),
+        ("\\text{at least: } 9", "9"),
+        ("\\text{more than } 9", "9"),
+        ("\\text{Case } 9", "9"),
+        ("\\text{between: } 9", "9"),
+        ("\\text{The answer is } -9", "9"),
+        ("\\text{The points are } (2,1)", "(1,2)"),
+        ("answer: 8", "9"),
+    ],
     "decimals": [
         ("0.5x", "\\frac{x}{4}"),
         ("0.333x", "\\frac{x}{3}"),
@@ -276,6 +301,10 @@ NOT_EQUAL = {
     ],
     "units": [
         ("\\$25", "25 \\text{ cm}"),
+        ("\\text{\\$25}", "25 \\text{ kilograms}"),
+        ("\\textbf{\\$25}", "25 \\text{ cm}"),
+        ("25\\%", "25 \\text{ cm}"),
+        ("\\text{25\\%}", "25 \\text{ dollars}"),
         ("60\\text{ mph}", "60\\text{ km/h}"),
         ("100\\sqrt2\\text{ cm}", "\\sqrt2\\text{ km}"),
         ("3 \\text{ apples}", "3 \\text{ oranges}"),

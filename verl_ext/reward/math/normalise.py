@@ -71,6 +71,18 @@ _BARE_CONNECTOR = re.compile(
 _PER = re.compile(r"\\text ?\{([^{}]{1,30})\} ?/ ?\\text ?\{([^{}]{1,30})\}")
 _PERCENT = re.compile(r"(?<=[\d}]) ?(?:\\text ?\{ ?(?:percent|per cent) ?\}|percent|per cent)$")
 _PRICE = re.compile(r"(-?)\$ ?(\d[\d.,]{0,30}|\\[dt]?frac\{\d{1,9}\}\{\d{1,9}\})[. ]?")
+_PRICE_OR_SHARE_IN_WORDS = re.compile(
+    r"\\(?:text\w{0,6}|mathrm|mathbf|mbox) ?\{ ?(-?\$ ?\d[\d.,]{0,30}|-?\d[\d.,]{0,30} ?%) ?\}\.?"
+)
+_NOUN = r"(?!not\b|or\b|than\b|more\b|less\b|at least\b|at most\b|between\b)[A-Za-z]{1,20}"
+_ANNOUNCED = re.compile(
+    r"\\text ?\{ ?(?:"
+    rf"(?:{_NOUN},? ){{1,5}}(?:is|are|equals|equal to) ?:?|(?:{_NOUN} ){{0,4}}{_NOUN} ?[:=]"
+    r"|(?:about|approximately|roughly|exactly|[Tt]otal|[Yy]es,)"
+    r") ?\}(?=.)"
+    r"|(?:[Ss]o |[Tt]hus |[Hh]ence |[Tt]herefore )?,? ?(?:[Tt]he |[Mm]y )?(?:[Ff]inal )?[Aa]nswer(?: is ?:?| ?:) ?(?=.)"
+)
+r"""What only says that an answer follows: `\text{The answer is } 4`, `\text{Area: } 4`."""
 _TEXT_STYLES = ("\\mathrm", "\\textbf", "\\textit", "\\texttt", "\\textsf", "\\textsl", "\\emph")
 _HAS_WORD = re.compile(r"(?<!\\)\b[a-zA-Z]{2}")
 _SPACES = re.compile(r"\s+")
@@ -90,6 +102,8 @@ def normalise(answer: str) -> str:
     text = text.translate(_UNICODE)
     text = _POWERS_IN_A_ROW.sub(r"^{\1\2}", text)
     text = text.replace("\\$", "$").replace("\\%", "%").replace("\\#", "#").replace("\\&", "&")
+    if wrapped := _PRICE_OR_SHARE_IN_WORDS.fullmatch(text):
+        text = wrapped.group(1)
     if price := _PRICE.fullmatch(text):
         text = f"{price.group(1)}{price.group(2)}\\text{{dollars}}"
     text = _MATH_DELIMITER.sub("", text.replace("$", ""))
@@ -114,6 +128,8 @@ def normalise(answer: str) -> str:
     text = _ORDINAL.sub("", text).strip().rstrip(_ENDING)
     while text.endswith("\\\\"):
         text = text[:-2].rstrip(_ENDING)
+    if announced := _ANNOUNCED.match(text):
+        text = text[announced.end() :]
     return text.strip()
 
 

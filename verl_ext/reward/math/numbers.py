@@ -85,6 +85,9 @@ def same_quantity(gold: str, answer: str, policy: GradingPolicy, same: Same, sym
     if not gold_quantity.name or not answer_quantity.name:
         if policy.units == "required" and gold_quantity.name:
             return False
+        measured, plain = sorted((gold_quantity, answer_quantity), key=lambda quantity: not quantity.name)
+        if measured.dimension is not None and plain.text.endswith("%"):
+            return False  # a share is no length
         return same(gold_quantity.text, answer_quantity.text)
     if _are_units_of_a_figure(gold_quantity, answer_quantity):
         return same(gold_quantity.text, answer_quantity.text)

@@ -17,9 +17,9 @@ from verl_ext.reward.sources import check_source
 from verl_ext.trainer.online.sampling_checks import check_sampling
 from verl_ext.trainer.online.worker_keys import require_no_keys_in
 from verl_ext.trainer.run.adapters import check_adapter_keys
+from verl_ext.trainer.run.checkpoint_names import check_path
 from verl_ext.trainer.run.profiling import check_online_profiler, check_profiler_device
 from verl_ext.trainer.run.required import require_values
-from verl_ext.trainer.run.resume import check_path
 from verl_ext.trainer.run.verl_keys import check_keys
 
 MODES = ("nft", "nft_colocate_async", "nft_separate_async")

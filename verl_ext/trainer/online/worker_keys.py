@@ -7,7 +7,7 @@ end; every worker fetches them when it starts. What they are is then seen by who
 the environment of processes that a worker starts (vLLM's engine) by the same user on that machine; by nobody else, and
 in no file.
 
-Imported at the start of every worker: nothing heavy here.
+Imported at the start of every worker and by the checks that come before Ray: nothing heavy here.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-
-from ray.experimental import internal_kv
 
 from verl_ext.errors import UserError
 
@@ -83,6 +81,8 @@ class WorkerKeys:
         if not self._values:
             yield
             return
+        from ray.experimental import internal_kv
+
         internal_kv._internal_kv_put(self._name, json.dumps(self._values))
         try:
             yield
@@ -96,6 +96,8 @@ def take() -> None:
     Raises:
         RuntimeError: they are not there, because the run has ended.
     """
+    from ray.experimental import internal_kv
+
     name = os.environ[STORED_UNDER]
     deadline = time.monotonic() + PATIENCE_S
     while (values := internal_kv._internal_kv_get(name)) is None:

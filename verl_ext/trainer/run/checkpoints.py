@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import socket
 from collections.abc import Callable, Mapping
@@ -30,6 +29,7 @@ from verl.workers.engine import BaseEngine
 from verl_ext.engine.adapters import CONFIG_FOLDER, adapter_of, write_adapter_config
 from verl_ext.engine.hf_export import export_hugging_face
 from verl_ext.run_folder import INCOMPLETE_SUFFIX
+from verl_ext.trainer.run.checkpoint_names import step_of
 from verl_ext.trainer.run.identity import Identity
 
 RUN_STATE_FILE = "run_state.json"
@@ -220,12 +220,6 @@ def _is_first_in(folder: Path) -> bool:
     places: list[tuple[str, str] | None] = [None] * dist.get_world_size()
     dist.all_gather_object(places, here)
     return places.index(here) == dist.get_rank()
-
-
-def step_of(path: Path) -> int | None:
-    """The step that a checkpoint's folder is named after; None for any other name."""
-    found = re.fullmatch(r"global_step_(\d+)", path.name)
-    return int(found[1]) if found else None
 
 
 def tracked_step(folder: Path) -> int | None:

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from omegaconf import DictConfig
 
 from verl_ext.errors import UserError
+from verl_ext.trainer.run.checkpoint_names import check_path, step_of
 from verl_ext.trainer.run.checkpoints import (
     RUN_STATE_FILE,
     Checkpoint,
@@ -28,7 +29,6 @@ from verl_ext.trainer.run.checkpoints import (
     complete_checkpoints,
     has_weights,
     shard_names,
-    step_of,
     tracked_step,
     write_atomically,
 )
@@ -73,21 +73,6 @@ class Resumption:
         if self.step == 0:
             return None
         return Checkpoint.read(_folder_of(trainer, self.step), extended=self.extended)
-
-
-def check_path(trainer: DictConfig) -> None:
-    """Refuse a checkpoint that the configuration's `trainer` group asks for and that its name alone rules out.
-
-    Raises:
-        UserError: `trainer.resume_from_path` cannot be what is meant.
-    """
-    named = trainer.resume_from_path
-    if trainer.resume_mode == "disable":
-        return
-    if named is None and trainer.resume_mode == "resume_path":
-        raise UserError("trainer.resume_from_path: not set, and trainer.resume_mode is resume_path")
-    if named is not None and step_of(Path(named)) is None:
-        raise UserError(f"trainer.resume_from_path: {named} is not a checkpoint folder global_step_N")
 
 
 def look(trainer: DictConfig, who: str, own_files: Sequence[str] = ()) -> Holding:

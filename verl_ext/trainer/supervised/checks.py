@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from verl_ext.errors import ConfigError, UserError
 from verl_ext.model_folder import require_model_folder
 from verl_ext.trainer.run.adapters import check_adapter_keys
+from verl_ext.trainer.run.checkpoint_names import check_path
 from verl_ext.trainer.run.profiling import check_profiler_device, check_supervised_profiler
-from verl_ext.trainer.run.resume import check_path
 from verl_ext.trainer.run.verl_keys import check_keys
 
 OUR_ATTENTION = "verl_ext_varlen"  # verl_ext.engine.attention.ATTENTION_NAME, which importing torch would bring
