@@ -11,6 +11,8 @@ import os
 import shutil
 import signal
 import sys
+import time
+import traceback
 from datetime import timedelta
 from pathlib import Path
 
@@ -31,6 +33,8 @@ OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
 
 class ShardWriter:
     """Writes as verl's engine does: each rank its own files, into a folder that it makes."""
+
+    module = torch.nn.Identity()
 
     def save_checkpoint(self, local_path: str, **_: object) -> None:
         Path(local_path).mkdir(parents=True, exist_ok=True)
@@ -75,26 +79,45 @@ def decide(rank: int, folder: Path) -> None:
 
 
 def both(workspace: Path, work) -> None:
-    """Run `work(rank, folder)` in two processes with a process group; waits until both have ended."""
+    """Run `work(rank, folder)` in two processes with a process group; waits until both are done or dead.
+
+    Neither ends before the other is done: a rank that leaves can break the other's last collective.
+    """
     shutil.rmtree(workspace / "store", ignore_errors=True)
     (workspace / "store").mkdir()
-    children = []
+    children = {}
     for rank in range(RANKS):
-        child = os.fork()
-        if child == 0:
-            store = dist.FileStore(str(workspace / "store" / "file"), RANKS)
-            dist.init_process_group("gloo", store=store, rank=rank, world_size=RANKS, timeout=timedelta(seconds=60))
-            code = 1
-            try:
-                work(rank, workspace / f"disk{rank}")
-                code = 0
-            except RuntimeError:  # the other rank has died
-                code = 3
-            finally:
-                os._exit(code)
-        children.append(child)
-    for child in children:
-        os.waitpid(child, 0)
+        children[rank] = os.fork()
+        if children[rank] == 0:
+            _work_and_wait(workspace, rank, work)
+    while children:
+        time.sleep(0.005)
+        for rank, child in list(children.items()):
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid:
+                assert os.WIFSIGNALED(status), f"rank {rank} failed"
+                del children[rank]
+        if all((workspace / "store" / f"done{rank}").exists() for rank in children):
+            for child in children.values():
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+            return
+
+
+def _work_and_wait(workspace: Path, rank: int, work) -> None:
+    try:
+        store = dist.FileStore(str(workspace / "store" / "file"), RANKS)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=RANKS, timeout=timedelta(seconds=60))
+        try:
+            work(rank, workspace / f"disk{rank}")
+        except RuntimeError as error:  # as where the other rank has died
+            print(f"rank {rank}: {error}", file=sys.stderr, flush=True)
+        (workspace / "store" / f"done{rank}").touch()
+        signal.pause()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
 
 
 def main(workspace: Path) -> None:

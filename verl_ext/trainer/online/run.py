@@ -51,14 +51,17 @@ def run(arguments: Sequence[str]) -> int:
     for note in sampling_notes(config):
         print(f"note: {note}", file=sys.stderr, flush=True)
 
-    # torch and verl are imported from here on
+    # torch and verl are imported from here on; verl's engines ask for the device when they are imported, which ends
+    # the choice, so it comes before every import that may load them.
+    from verl_ext.trainer.run.launch import choose_device
+
+    device = choose_device(config, must_be_here=not joins_cluster)
+
     from verl_ext.trainer.online.defaults import complete_config
     from verl_ext.trainer.run import startup
     from verl_ext.trainer.run.identity import flat, identity_of
-    from verl_ext.trainer.run.launch import choose_device
     from verl_ext.trainer.run.resume import decide, look
 
-    device = choose_device(config, must_be_here=not joins_cluster)
     check_device(config, device)
     complete_config(config, device)
     startup.reached("imports")
