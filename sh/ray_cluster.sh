@@ -77,9 +77,13 @@ start() { # NAME ARGUMENT...
 }
 
 stop() {
-    local file name pid second
+    local file files name pid second
     shopt -s nullglob
-    for file in "$state"/*.pid; do
+    # What was started last ends first: a worker whose head is gone waits half a minute for it.
+    files=("$state"/*.pid)
+    ((${#files[@]})) || return 0
+    mapfile -t files < <(ls -t "${files[@]}")
+    for file in "${files[@]}"; do
         name=$(basename "$file" .pid)
         pid=$(cat "$file")
         if kill "$pid" 2>/dev/null; then

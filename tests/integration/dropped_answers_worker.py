@@ -71,12 +71,13 @@ def grpo_advantages_of(correct: list[bool], groups: list[int], *, by_std: bool) 
 
 
 def main(workspace: Path) -> None:
-    device = choose_device(compose(workspace, "even.jsonl", {}))
+    config = compose(workspace, "even.jsonl", {})
+    device = choose_device(config)
     results = []
     with join_ranks(device):
         rank = dist.get_rank()
         options = options_of({"fused": False, "sp": 1, "packed": True, "micro": 2}) | {"data.train_batch_size": 2}
-        update, dataset = trainer_of(workspace, dist.get_world_size(), device, "even.jsonl", options)
+        update, dataset = trainer_of(config, dist.get_world_size(), device, options)
         expected = Updates(update.client)
         online = OnlineTrainingWorker(update.client.config)
         online.reset()

@@ -114,9 +114,8 @@ def _work_and_wait(workspace: Path, rank: int, work) -> None:
             print(f"rank {rank}: {error}", file=sys.stderr, flush=True)
         (workspace / "store" / f"done{rank}").touch()
         signal.pause()
-    except BaseException:
+    finally:  # of an error; else the process is ended while it waits
         traceback.print_exc()
-    finally:
         os._exit(1)
 
 

@@ -3,7 +3,7 @@
 NFT's are those of the offline trainer, and those of the policy loss `nft` through verl's actor update, as online.
 
 Usage: nft_gradient_worker.py WORKSPACE; writes WORKSPACE/nft_result_<ranks>.json, a list of
-{mode, what, error, scale}: the largest difference between two gradients, and the largest entry of the expected one.
+{mode, what, online, error, scale}: the largest difference between two gradients, and the largest entry of the expected one.
 
 All are gradients of whole updates: verl's TrainingWorker, engine and optimizer, caught where the optimizer steps (with
 a learning rate of 0, so that one model serves every comparison).
@@ -11,6 +11,7 @@ a learning rate of 0, so that one model serves every comparison).
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from omegaconf import DictConfig, OmegaConf
 from tensordict.tensorclass import NonTensorData
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
@@ -164,18 +166,28 @@ def reference(workspace: Path, dataset, temperature: float, objective: dict) -> 
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def compared(mode: dict, what: str, found: dict, expected: dict) -> dict:
+def compared(mode: dict, what: str, online: bool, found: dict, expected: dict) -> dict:
     assert found.keys() == expected.keys(), found.keys() ^ expected.keys()
     error = max((found[name] - expected[name]).abs().max().item() for name in expected)
-    return {"mode": mode, "what": what, "error": error, "scale": max(g.abs().max().item() for g in expected.values())}
+    scale = max(g.abs().max().item() for g in expected.values())
+    return {"mode": mode, "what": what, "online": online, "error": error, "scale": scale}
 
 
 def modes(world_size: int):
     """Plain heads first: verl patches the model class for a fused head, for the rest of the process."""
     for fused, sp, packed, micro in itertools.product((False, True), (1, 2), (True, False), (1, 2, 8, "dynamic")):
-        if sp <= world_size and (sp == 1 or packed) and not (fused and micro in (1, 8)):
+        if sp <= world_size and (sp == 1 or packed) and not (fused and micro != "dynamic"):
             for share in (False, True) if packed else (False,):
                 yield {"fused": fused, "sp": sp, "packed": packed, "micro": micro, "share": share}
+
+
+def objectives_of(number: int, objectives: list[dict], count: int) -> list[dict]:
+    """`count` of them for the mode of this number, in turn and so that neighbours do not always come together.
+
+    Every objective meets every value of every setting, not every mode; the test looks whether it does.
+    """
+    turn, step = number + number // 2, 1 + number // 3 % (len(objectives) - 1)
+    return [objectives[(turn + i * step) % len(objectives)] for i in range(count)]
 
 
 def options_of(mode: dict) -> dict:
@@ -190,8 +202,10 @@ def options_of(mode: dict) -> dict:
     }
 
 
-def trainer_of(workspace: Path, world_size: int, device: str, data: str, options: dict):
-    config = compose(workspace, data, options)
+def trainer_of(config: DictConfig, world_size: int, device: str, options: dict):
+    config = copy.deepcopy(config)
+    for key, value in options.items():
+        OmegaConf.update(config, key, value)
     check_config(config, world_size=world_size)
     check_device(config, device)
     complete_config(config, device)
@@ -201,33 +215,35 @@ def trainer_of(workspace: Path, world_size: int, device: str, data: str, options
 
 def main(workspace: Path) -> None:
     world_size = int(os.environ["WORLD_SIZE"])
-    device = choose_device(compose(workspace, "even.jsonl", {}))
+    even, uneven = (compose(workspace, f"{name}.jsonl", {}) for name in ("even", "uneven"))
+    device = choose_device(even)
     results, references = [], {}
+    defaults = dict(uneven.objective)
     with join_ranks(device):
-        for mode in modes(world_size):
+        for number, mode in enumerate(modes(world_size)):
             options = options_of(mode) | {"data.train_batch_size": 2}
-            update, dataset = trainer_of(workspace, world_size, device, "even.jsonl", options)
+            update, dataset = trainer_of(even, world_size, device, options)
             groups = [[dataset.correct_of(row) for row in dataset.rows_of(group)] for group in range(2)]
-            for objective in ON_POLICY:
+            for objective in objectives_of(number, ON_POLICY, 1):
                 by_std = objective["prompt_weight"] == "grpo"
                 advantages = [a for group in groups for a in grpo_advantages(group, by_std=by_std)]
                 expected = update.verls(dataset, advantages, grpo_loss())
-                found = update.ours(**objective)
-                results.append(compared(mode, f"on-policy {objective['prompt_weight']}", found, expected))
+                what, found = f"on-policy {objective['prompt_weight']}", update.ours(**objective)
+                results.append(compared(mode, what, False, found, expected))
                 found = update.verls(dataset, nft_advantages(groups), nft_loss(**objective))
-                results.append(compared(mode, f"on-policy {objective['prompt_weight']}, online", found, expected))
+                results.append(compared(mode, what, True, found, expected))
 
             options |= {"data.train_batch_size": 3, "data.temperature": 0.7}
-            update, dataset = trainer_of(workspace, world_size, device, "uneven.jsonl", options)
+            update, dataset = trainer_of(uneven, world_size, device, options)
             groups = [[dataset.correct_of(row) for row in dataset.rows_of(group)] for group in range(3)]
-            defaults = dict(compose(workspace, "uneven.jsonl", {}).objective)
-            for objective in OFF_POLICY:
+            for objective in objectives_of(number, OFF_POLICY, 2):
                 what = f"off-policy {objective}"
                 if what not in references:
                     references[what] = reference(workspace, dataset, 0.7, objective)
-                results.append(compared(mode, what, update.ours(**(defaults | objective)), references[what]))
+                found = update.ours(**(defaults | objective))
+                results.append(compared(mode, what, False, found, references[what]))
                 found = update.verls(dataset, nft_advantages(groups), online_loss(objective))
-                results.append(compared(mode, f"{what}, online", found, references[what]))
+                results.append(compared(mode, what, True, found, references[what]))
         if dist.get_rank() == 0:
             (workspace / f"nft_result_{world_size}.json").write_text(json.dumps(results, indent=1))
 

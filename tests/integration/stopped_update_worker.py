@@ -19,7 +19,7 @@ from verl.utils import tensordict_utils as tu
 from tests.integration.nft_gradient_worker import compose, full, nft_advantages, trainer_of
 from tests.support.actor_batch import actor_batch, nft_loss
 from tests.support.local_ray import local_ray
-from verl_ext.trainer.online.stopping import start_stop_request
+from verl_ext.trainer.online.stop_request import start_stop_request
 from verl_ext.trainer.online.workers import FIRST_MINI_BATCH, MINI_BATCHES, MINI_BATCHES_DONE, OnlineTrainingWorker
 from verl_ext.trainer.run.launch import choose_device, join_ranks
 

@@ -42,8 +42,8 @@ def workspace(tmp_path_factory) -> Path:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_gradients_of_updates_are_equal_in_every_mode(workspace, ranks):
-    """{ranks} x {SP 1, 2} x {padded, packed, packed with shared prompts} x micro-batches of 1, 2, 8 and by tokens x
-    {fused, plain head}.
+    """{ranks} x {SP 1, 2} x {padded, packed, packed with shared prompts} x micro-batches of 1, 2, 8 and by tokens, and
+    by tokens with a fused head. The objectives take turns in these modes.
 
     On-policy, sqrt((1 - r) / r) against verl's vanilla policy loss on (reward - mean) / population standard deviation,
     1 - r on reward - mean, rewards 0 and 1, both through verl's update. Off-policy, every ratio and reduction against
@@ -70,7 +70,12 @@ def test_gradients_of_updates_are_equal_in_every_mode(workspace, ranks):
         for packed in ((True, False) if sp == 1 else (True,))
         for micro in (1, 2, 8, "dynamic")
     }
-    assert len({r["what"] for r in results}) == 12
+    assert len({(r["what"], r["online"]) for r in results}) == 12
+    for name in ("sp", "packed", "share", "micro", "fused"):  # every comparison meets every value of every setting
+        seen = {(r["what"], r["online"], r["mode"][name]) for r in results}
+        assert len(seen) == 12 * len({r["mode"][name] for r in results}), name
+    packing = {(r["what"], r["online"], r["mode"]["packed"], r["mode"]["share"], r["mode"]["sp"]) for r in results}
+    assert len(packing) == 12 * (3 if ranks == 1 else 5)
     wrong = [r for r in results if r["error"] > TOLERANCE * max(1.0, r["scale"])]
     assert not wrong
     assert all(r["scale"] > 1e-2 for r in results), "gradients too small for the comparison to mean anything"

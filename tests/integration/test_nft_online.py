@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -10,7 +11,17 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from tests.support.launch import finish, kill, wait_until
-from tests.support.online import RESPONSE_LENGTH, answers, logged, prepare, ray_folder, start, validations
+from tests.support.online import (
+    RESPONSE_LENGTH,
+    answers,
+    logged,
+    prepare,
+    ray_folder,
+    run_to_end,
+    start,
+    validations,
+    workers,
+)
 
 STEPS = 20
 TIMES = ("perf/", "timing_")
@@ -104,6 +115,31 @@ def test_the_trained_model_is_a_plain_hugging_face_folder(whole_run):
 
 
 @pytest.mark.slow
+def test_a_finished_run_goes_on_only_as_itself_and_only_longer_by_name(whole_run, arguments, tmp_path):
+    shutil.copytree(whole_run[0], tmp_path / "run")
+    same = [*arguments, f"trainer.total_training_steps={STEPS}"]
+
+    # refused before Ray is started: no folder for its files is given or made
+    other = start([*same, "objective=grpo"], tmp_path / "run", tmp_path / "log", None, RAY_TMPDIR="/nowhere")
+    assert finish(other) == 2
+    (error,) = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("error: ")]
+    assert f"global_step_{STEPS} belongs to another run" in error
+    assert (
+        "objective.name = nft there, grpo here" in error and "algorithm.adv_estimator = nft there, grpo here" in error
+    )
+
+    longer = [*arguments, f"trainer.total_training_steps={STEPS + 1}", "trainer.extend_run=True"]
+    code, output = run_to_end(longer, tmp_path)
+    assert code == 0, output
+    assert f"continuing after step {STEPS} of {STEPS + 1}" in output
+    metrics = logged(tmp_path / "run")
+    assert sorted(metrics) == list(range(1, STEPS + 2)) and metrics[STEPS + 1]["actor/lr"] == pytest.approx(2e-4)
+
+    state = json.loads((tmp_path / "run" / f"global_step_{STEPS + 1}" / "run_state.json").read_text())["state"]
+    assert state["total_steps"] == STEPS + 1
+
+
+@pytest.mark.slow
 def test_a_run_that_is_stopped_and_killed_goes_on_to_the_same_answers(whole_run, arguments, tmp_path):
     steps = [f"trainer.total_training_steps={STEPS}", "trainer.save_freq=3"]
     run, log, held = tmp_path / "run", tmp_path / "log", tmp_path / "held"
@@ -138,12 +174,19 @@ def test_a_run_that_is_stopped_and_killed_goes_on_to_the_same_answers(whole_run,
     with ray_folder() as ray:
         process = started(ray)
         wait_until(lambda: (run / "generations" / "10.jsonl").exists(), process, log)
-        process.send_signal(signal.SIGINT)
-        assert finish(process) == 75, log.read_text()
+        (victim,) = workers(process, "RewardLoopWorker")
+        victim.kill()
+        assert finish(process) == 4, log.read_text()
+        assert "reward worker 0 died" in log.read_text()
     for step in range(1, 11):
         assert answers(run, step) == answers(whole_run[0], step), step
     # What was measured before the stop is there too; times are those of the run that finished the step.
     whole, found = ({k: v for k, v in logged(r)[3].items() if not k.startswith(TIMES)} for r in (whole_run[0], run))
     assert found.keys() == whole.keys()
     same = [name for name in whole if name.startswith(("sampling/", "reward/acc", "training/"))]
-    assert {name: found[name] for name in same} == {name: whole[name] for name in same}
+    # Log-probs of generation hang, in their last digit, on which requests a server had in hand together.
+    rounded = {name for name in same if name.startswith("training/rollout_")}
+    assert {name: found[name] for name in same if name not in rounded} == {
+        name: whole[name] for name in same if name not in rounded
+    }
+    assert {name: found[name] for name in rounded} == pytest.approx({name: whole[name] for name in rounded}, rel=1e-4)

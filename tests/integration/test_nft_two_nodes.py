@@ -19,15 +19,16 @@ pytestmark = pytest.mark.timeout(600)
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def cluster(tmp_path):
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
     """Address of a running cluster with a head and a worker, both on this machine."""
     port = free_port()
+    folder = tmp_path_factory.mktemp("cluster")
     with ray_folder() as ray:
         environment = {
             **os.environ,
             "VENV": sys.prefix,
-            "STATE_DIR": str(tmp_path / "state"),
+            "STATE_DIR": str(folder / "state"),
             "RAY_PORT": str(port),
             "RAY_TMPDIR": str(ray),
             "DASHBOARD_PORT": str(free_port()),

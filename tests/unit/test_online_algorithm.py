@@ -7,9 +7,11 @@ import pytest
 import torch
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn, get_policy_loss_fn
 
+from verl_ext.errors import UserError
 from verl_ext.objectives.nft import nft_token_loss
 from verl_ext.objectives.nft_advantage import decode_advantage
 from verl_ext.trainer.online.algorithm import NFTPolicyLossConfig, read_statistics
+from verl_ext.trainer.online.modes import correctness_of_rows
 
 GROUPS = {"a": [1, 0, 0, 1], "b": [1, 1, 1, 1], "c": [0, 0, 0, 0], "d": [0, 0, 0, 1]}
 
@@ -51,6 +53,28 @@ def test_order_of_rows_does_not_matter():
 def test_shaped_rewards_are_refused():
     with pytest.raises(ValueError, match="0 and 1, or -1 and"):
         _advantages([1.0, 0.0, 0.7, 1.0], list("aabb"))
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"acc": 0.5}, "acc: NFT needs answers that are right or wrong: rewards must be 0 and 1, or -1 and"),
+        ({"score": 1.0}, "reward.reward_manager.name: the reward gives no `acc`"),
+    ],
+)
+def test_a_reward_that_is_no_verdict_ends_the_run_as_bad_input(said, message):
+    infos = [{"acc": 1.0}, {"acc": 0.0}, said, {"acc": 1.0}]
+    tags = [{}, {}, {}, {"is_padding": True}]
+    with pytest.raises(UserError) as caught:
+        correctness_of_rows(tags, [{"reward_extra_info": info} for info in infos])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0])
+def test_correctness_of_rows_is_what_the_reward_said_and_none_of_a_filler(wrong):
+    infos = [{"acc": 1.0}, {"acc": wrong}, {"acc": 1.0}]
+    tags = [{"is_padding": False}, {}, {"is_padding": True}]
+    assert correctness_of_rows(tags, [{"reward_extra_info": info} for info in infos]) == [1.0, 0.0, 0.0]
 
 
 def test_padding_rows_belong_to_no_group():

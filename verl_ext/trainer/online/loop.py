@@ -27,12 +27,12 @@ from verl_ext.trainer.online.health import ActorWatch, wait_for
 from verl_ext.trainer.online.outcomes import EmptySteps, Outcomes
 from verl_ext.trainer.online.sample_log import SampleLog
 from verl_ext.trainer.online.step_metrics import accuracy_before_sampling, outcomes_of
+from verl_ext.trainer.online.stop_request import start_stop_request
 from verl_ext.trainer.online.stopping import (
     ROWS_FILE,
     UPDATE_FILE,
     OpenUpdate,
     StepInterruptedError,
-    start_stop_request,
 )
 from verl_ext.trainer.online.validation import OnlineValidation
 from verl_ext.trainer.online.workers import MINI_BATCHES

@@ -7,7 +7,7 @@ source of NFT's advantages, checkpoints that are complete or absent, and an orde
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -171,7 +171,7 @@ class _OnlineTrainer(OnlineLoop, PPOTrainer):
             keys=batch.keys, partition_id=batch.partition_id, select_fields=["rm_scores", "extra_fields"]
         )
         rewards = data["rm_scores"]
-        correct = torch.tensor(self._correct(batch, data["extra_fields"]))
+        correct = torch.tensor(correctness_of_rows(batch.tags, data["extra_fields"]))
         outcome = torch.zeros(sum(len(row) for row in rewards.unbind()))
         lengths = rewards.offsets().diff()
         outcome[lengths.cumsum(0) - 1] = correct
@@ -182,25 +182,6 @@ class _OnlineTrainer(OnlineLoop, PPOTrainer):
         finally:
             data["rm_scores"] = rewards
             tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=data.select("rm_scores"))
-
-    def _correct(self, batch: KVBatchMeta, extra_fields: Any) -> list[float]:
-        """1 for a correct answer, 0 for a wrong one and for a row that only fills up the batch."""
-        infos = {
-            row: getattr(fields, "data", fields)["reward_extra_info"]
-            for row, (tag, fields) in enumerate(zip(batch.tags, extra_fields, strict=True))
-            if not tag.get("is_padding", False)
-        }
-        if any("acc" not in info for info in infos.values()):
-            raise UserError(
-                "reward.reward_manager.name: the reward gives no `acc`, from which NFT takes whether an answer is "
-                "correct; use math_verify_pool, or return acc from the custom reward function"
-            )
-        try:
-            correct = correctness(torch.tensor([float(info["acc"]) for info in infos.values()]))
-        except ValueError as error:
-            raise UserError(f"acc: NFT needs answers that are right or wrong: {error}") from None
-        found = dict(zip(infos, correct.tolist(), strict=True))
-        return [float(found.get(row, False)) for row in range(len(batch.tags))]
 
     def _grading_metrics(self, batch: KVBatchMeta) -> dict[str, float]:
         """Accuracy of the step's answers, and how grading went over these and those taken out for lack of a verdict."""
@@ -275,6 +256,34 @@ class _OnlineTrainer(OnlineLoop, PPOTrainer):
             "training worker": self.actor_rollout_wg.workers,
         }
         return {f"{name} {i}": handle for name, handles in groups.items() for i, handle in enumerate(handles)}
+
+
+def correctness_of_rows(tags: Sequence[Mapping[str, Any]], extra_fields: Any) -> list[float]:
+    """1 for a correct answer, 0 for a wrong one and for a row that only fills up the batch.
+
+    Args:
+        tags: of the rows; `is_padding` marks a filler.
+        extra_fields: of the rows, each with what the reward said as `reward_extra_info`.
+
+    Raises:
+        UserError: the reward gives no `acc`, or one that is not right or wrong.
+    """
+    infos = {
+        row: getattr(fields, "data", fields)["reward_extra_info"]
+        for row, (tag, fields) in enumerate(zip(tags, extra_fields, strict=True))
+        if not tag.get("is_padding", False)
+    }
+    if any("acc" not in info for info in infos.values()):
+        raise UserError(
+            "reward.reward_manager.name: the reward gives no `acc`, from which NFT takes whether an answer is "
+            "correct; use math_verify_pool, or return acc from the custom reward function"
+        )
+    try:
+        correct = correctness(torch.tensor([float(info["acc"]) for info in infos.values()]))
+    except ValueError as error:
+        raise UserError(f"acc: NFT needs answers that are right or wrong: {error}") from None
+    found = dict(zip(infos, correct.tolist(), strict=True))
+    return [float(found.get(row, False)) for row in range(len(tags))]
 
 
 class NFTTrainer(_OnlineTrainer, PPOTrainerSync):

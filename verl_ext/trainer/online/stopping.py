@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import ray
 from transfer_queue import KVBatchMeta
 
 from verl_ext.trainer.online.group_files import get_rows, put_rows
@@ -32,26 +31,6 @@ class StepInterruptedError(Exception):
     def __init__(self, update: OpenUpdate | None = None) -> None:
         super().__init__("a signal has come")
         self.update = update
-
-
-class StopRequest:
-    """A Ray actor that ranks ask between the mini-batches of an update, while the driver waits for them."""
-
-    def __init__(self) -> None:
-        self._asked = False
-
-    def ask(self) -> None:
-        """Ask for a stop."""
-        self._asked = True
-
-    def asked(self) -> bool:
-        """Whether a stop has been asked for."""
-        return self._asked
-
-
-def start_stop_request() -> ray.actor.ActorHandle:
-    """On the driver's machine if it can be, since it has to outlive no other."""
-    return ray.remote(StopRequest).options(num_cpus=0).remote()
 
 
 @dataclass
