@@ -22,8 +22,11 @@ NOT_IMPORTABLE_HERE = {
 IMPORT_EACH = """
 import importlib, os, sys, traceback, warnings
 warnings.simplefilter("ignore")
-import pandas, pyarrow.parquet, ray, sympy, tensordict, torch, transfer_queue, transformers, hydra  # others' packages
+# Packages of others that verl loads: without them each child would load them anew.
+import accelerate, aiohttp, datasets, fastapi, hydra, pandas, peft, pyarrow.parquet, ray, scipy.optimize, sympy, tensordict
+import torch.distributed.checkpoint, torch.distributed.fsdp, torch._dynamo, transfer_queue, transformers, uvicorn
 import transformers.models.auto.modeling_auto
+assert not any(name.split(".")[0] in ("verl", "verl_ext") for name in sys.modules)
 for name in sys.argv[1:]:
     child = os.fork()
     if child == 0:
