@@ -37,7 +37,7 @@ class Actor:
     """A rank of the actor with a batch of 16 answers, in 4 mini-batches, twice."""
 
     def __init__(self, workspace: Path, world_size: int, device: str) -> None:
-        update, dataset = trainer_of(workspace, world_size, device, "even.jsonl", OPTIONS)
+        update, dataset = trainer_of(compose(workspace, "even.jsonl", {}), world_size, device, OPTIONS)
         self.worker: OnlineTrainingWorker = update.client
         self.worker.set_loss_fn(nft_loss())
         groups = [[dataset.correct_of(row) for row in dataset.rows_of(group)] for group in range(2)]

@@ -163,35 +163,41 @@ def logged_steps(folder) -> int:
     return path.read_text().count("train/loss") if path.exists() else 0
 
 
-@pytest.mark.slow
-def test_killed_in_the_middle_it_continues_to_the_same_digits(arguments, uninterrupted, tmp_path):
-    """The old log-probs that it kept are not touched again."""
-    log = tmp_path / "log.txt"
-    process = start(arguments(tmp_path), ranks=2, log=log, trainer=NFT_TRAINER)
-    wait_until(lambda: logged_steps(tmp_path) >= 5, process, log)
+@pytest.fixture(scope="module")
+def killed(arguments, tmp_path_factory):
+    """What a run leaves that is killed after its fifth step."""
+    folder = tmp_path_factory.mktemp("killed")
+    process = start(arguments(folder), ranks=2, log=folder / "log.txt", trainer=NFT_TRAINER)
+    wait_until(lambda: logged_steps(folder) >= 5, process, folder / "log.txt")
     kill(process)
-    kept = tmp_path / "old_log_probs" / "train.safetensors"
+    return folder
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_it_continues_to_the_same_digits(arguments, uninterrupted, killed, tmp_path):
+    """The old log-probs that it kept are not touched again."""
+    folder = shutil.copytree(killed, tmp_path / "run")
+    kept = folder / "old_log_probs" / "train.safetensors"
     written = kept.stat().st_mtime_ns
 
-    output = run(arguments(tmp_path), ranks=2, log=log, trainer=NFT_TRAINER)
+    output = run(arguments(folder), ranks=2, log=folder / "log.txt", trainer=NFT_TRAINER)
     assert "continuing after step" in output and "computing log-probs" not in output
     assert kept.stat().st_mtime_ns == written
-    assert metrics(tmp_path) == metrics(uninterrupted[0])
+    assert metrics(folder) == metrics(uninterrupted[0])
 
 
 @pytest.mark.slow
-def test_lost_old_log_probs_are_those_of_the_starting_weights_again(arguments, uninterrupted, tmp_path):
+def test_lost_old_log_probs_are_those_of_the_starting_weights_again(arguments, uninterrupted, killed, tmp_path):
     """One file is cut off, the other is gone; the weights in the checkpoint have moved on."""
-    run(arguments(tmp_path, "trainer.total_training_steps=4"), ranks=2, log=tmp_path / "log.txt", trainer=NFT_TRAINER)
-    kept = tmp_path / "old_log_probs"
+    folder = shutil.copytree(killed, tmp_path / "run")
+    kept = folder / "old_log_probs"
     (kept / "train.safetensors").write_bytes((kept / "train.safetensors").read_bytes()[:-100])
     (kept / "val.safetensors").unlink()
 
-    output = run(arguments(tmp_path, "trainer.extend_run=True"), ranks=2, log=tmp_path / "log.txt", trainer=NFT_TRAINER)
-    assert "continuing after step 4" in output
+    output = run(arguments(folder), ranks=2, log=folder / "log.txt", trainer=NFT_TRAINER)
+    assert "continuing after step" in output
     assert output.count("computing log-probs") == 2
-    last = [entry for entry in metrics(tmp_path) if "train/loss" in entry][4:]
-    assert last == [entry for entry in metrics(uninterrupted[0]) if "train/loss" in entry][4:]
+    assert metrics(folder) == metrics(uninterrupted[0])
     assert (kept / "train.safetensors").read_bytes() == (
         uninterrupted[0] / "old_log_probs" / "train.safetensors"
     ).read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -32,9 +33,8 @@ def arguments(model_folder, train_file, val_file):
 def uninterrupted(arguments, tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
     run(arguments(folder), ranks=2, log=folder / "log.txt")
-    logged = metrics(folder)
-    assert logged[-1]["step"] == STEPS
-    return logged
+    assert metrics(folder)[-1]["step"] == STEPS
+    return folder
 
 
 def logged_steps(folder) -> int:
@@ -43,19 +43,9 @@ def logged_steps(folder) -> int:
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_of_training(arguments, uninterrupted, tmp_path):
-    log = tmp_path / "log.txt"
-    process = start(arguments(tmp_path), ranks=2, log=log)
-    wait_until(lambda: logged_steps(tmp_path) >= 5, process, log)
-    kill(process)
-
-    output = run(arguments(tmp_path), ranks=2, log=log)
-    assert "continuing after step" in output
-    assert metrics(tmp_path) == uninterrupted
-
-
-@pytest.mark.slow
-def test_killed_in_the_middle_of_a_save(arguments, uninterrupted, tmp_path):
+def test_killed_in_a_save_killed_between_saves_and_stopped_a_run_comes_to_the_same_end(
+    arguments, uninterrupted, tmp_path
+):
     """The third save is cut off: the run continues from the second, and the remains are removed."""
     log = tmp_path / "log.txt"
     partial = tmp_path / "global_step_6.incomplete"
@@ -68,42 +58,39 @@ def test_killed_in_the_middle_of_a_save(arguments, uninterrupted, tmp_path):
     kill(process)
     assert partial.exists() and not (tmp_path / "global_step_6").exists()
 
-    output = run(arguments(tmp_path), ranks=2, log=log)
-    assert f"continuing after step 4 of {STEPS}" in output
-    assert metrics(tmp_path) == uninterrupted
+    process = start(arguments(tmp_path), ranks=2, log=log)
+    wait_until(lambda: logged_steps(tmp_path) >= 7, process, log)
+    kill(process)
+    assert f"continuing after step 4 of {STEPS}" in log.read_text()
     assert not partial.exists()
+
+    process = start(arguments(tmp_path), ranks=2, log=log)  # a signal to torchrun reaches every rank
+    wait_until(lambda: logged_steps(tmp_path) >= 9, process, log)
+    os.kill(process.pid, signal.SIGTERM)
+    finish(process)
+    assert "continuing after step" in log.read_text() and "the same command continues from here" in log.read_text()
+
+    run(arguments(tmp_path), ranks=2, log=log)
+    assert metrics(tmp_path) == metrics(uninterrupted)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")])
-def test_a_signal_finishes_the_step_saves_and_exits_with_75(arguments, uninterrupted, tmp_path, number, name):
+def test_a_signal_finishes_the_step_saves_and_exits_with_75(arguments, tmp_path):
     """One process without torchrun, whose exit code is the trainer's; other ranks, other digits, hence no baseline."""
     log = tmp_path / "log.txt"
-    process = start(arguments(tmp_path, "trainer.save_freq=-1"), ranks=0, log=log)
-    wait_until(lambda: logged_steps(tmp_path) >= 3, process, log)
-    os.kill(process.pid, number)
-    assert finish(process) == 75
-    saved = int((tmp_path / "latest_checkpointed_iteration.txt").read_text())
-    assert f"stopped after step {saved} by {name}" in log.read_text()
-    assert (tmp_path / f"global_step_{saved}" / "huggingface" / "model.safetensors").exists()
+    for number, steps in ((signal.SIGTERM, 3), (signal.SIGINT, 6)):
+        process = start(arguments(tmp_path, "trainer.save_freq=-1"), ranks=0, log=log)
+        wait_until(lambda steps=steps: logged_steps(tmp_path) >= steps, process, log)
+        os.kill(process.pid, number)
+        assert finish(process) == 75
+        saved = int((tmp_path / "latest_checkpointed_iteration.txt").read_text())
+        assert saved >= steps and f"stopped after step {saved} by {number.name}" in log.read_text()
+        assert (tmp_path / f"global_step_{saved}" / "huggingface" / "model.safetensors").exists()
 
     process = start(arguments(tmp_path, "trainer.save_freq=-1"), ranks=0, log=log)
     assert finish(process) == 0
     assert f"continuing after step {saved} of {STEPS}" in log.read_text()
     assert [entry["step"] for entry in metrics(tmp_path) if "train/loss" in entry] == list(range(1, STEPS + 1))
-
-
-@pytest.mark.slow
-def test_a_signal_to_torchrun_reaches_every_rank(arguments, uninterrupted, tmp_path):
-    log = tmp_path / "log.txt"
-    process = start(arguments(tmp_path, "trainer.save_freq=-1"), ranks=2, log=log)
-    wait_until(lambda: logged_steps(tmp_path) >= 3, process, log)
-    os.kill(process.pid, signal.SIGTERM)
-    finish(process)
-    assert "the same command continues from here" in log.read_text()
-
-    run(arguments(tmp_path, "trainer.save_freq=-1"), ranks=2, log=log)
-    assert metrics(tmp_path) == uninterrupted
 
 
 @pytest.mark.slow
@@ -178,16 +165,16 @@ def test_a_finished_run_has_nothing_to_do_and_becomes_longer_by_name_only(model_
 
 
 @pytest.mark.slow
-def test_killed_after_the_last_save_the_weights_are_still_written(arguments, tmp_path):
+def test_killed_after_the_last_save_the_weights_are_still_written(arguments, uninterrupted, tmp_path):
     """As a kill in the middle of the export leaves it: a part under the other name, the rest not there."""
-    more = ("trainer.total_training_steps=2",)
-    run(arguments(tmp_path, *more), ranks=1, log=tmp_path / "log.txt")
-    weights = tmp_path / "global_step_2" / "huggingface" / "model.safetensors"
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+    weights = folder / f"global_step_{STEPS}" / "huggingface" / "model.safetensors"
     written = weights.read_bytes()
     partial = weights.parent.with_name("huggingface.incomplete")
     partial.mkdir()
     weights.rename(partial / weights.name)
 
-    run(arguments(tmp_path, *more), ranks=1, log=tmp_path / "log.txt")
+    run(arguments(folder), ranks=2, log=tmp_path / "log.txt")
     assert weights.read_bytes() == written
     assert not partial.exists()
