@@ -55,6 +55,14 @@ def test_light_modules_load_neither_verl_nor_ray(module):
     assert loaded.stdout.split() == []
 
 
+@pytest.mark.parametrize("module", ["verl_ext.trainer.online.stop_request", "verl_ext.rollout.bucket_mailbox"])
+def test_the_modules_of_small_actors_load_neither_verl_nor_torch(module):
+    """Each is a process of its own, the mailbox's a new one for every update of the weights."""
+    code = f"import sys, {module}; print(*sorted({{'verl', 'torch'}} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert loaded.stdout.split() == []
+
+
 def imported_packages() -> set[str]:
     """Of the package's sources, at the top of a module or inside a function."""
     trees = [ast.parse(path.read_text()) for path in (ROOT / "verl_ext").rglob("*.py")]

@@ -7,7 +7,6 @@ shared memory on the machine and fetches it once to every other.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
@@ -17,30 +16,10 @@ from ray.actor import ActorHandle
 from verl.checkpoint_engine.base import CheckpointEngine, CheckpointEngineRegistry
 from verl.workers.rollout.utils import ensure_async_iterator
 
+from verl_ext.rollout.bucket_mailbox import BucketMailbox
 from verl_ext.rollout.weights import pack_buckets
 
 NAME = "ray_object_store"
-BUCKETS_AHEAD = 2
-"""Buckets in the store that some receiver has not finished with; the sender waits for the slowest."""
-
-
-class BucketMailbox:
-    """Hands references to buckets from one sender to several receivers, in order.
-
-    Args:
-        receivers: how many.
-    """
-
-    def __init__(self, receivers: int) -> None:
-        self._queues: list[asyncio.Queue] = [asyncio.Queue(maxsize=BUCKETS_AHEAD) for _ in range(receivers)]
-
-    async def post(self, boxed: list[ray.ObjectRef] | Exception | None) -> None:
-        """Hand out a boxed reference; None: there are no more; an error: there will be no more."""
-        await asyncio.gather(*[queue.put(boxed) for queue in self._queues])
-
-    async def take(self, receiver: int) -> list[ray.ObjectRef] | Exception | None:
-        """What comes next for a receiver."""
-        return await self._queues[receiver].get()
 
 
 class RayObjectStoreEngine(CheckpointEngine):
