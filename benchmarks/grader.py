@@ -64,7 +64,9 @@ def wrong_answer(gold: str, others: list[str], generator: random.Random) -> str:
     if digits and generator.random() < 0.7:
         position = generator.choice(digits)
         return gold[:position] + str((int(gold[position]) % 9) + 1) + gold[position + 1 :]
-    return generator.choice(others)
+    while (other := generator.choice(others)) == gold:
+        pass
+    return other
 
 
 def answers(count: int, folder: Path, seed: int) -> Items:

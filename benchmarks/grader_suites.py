@@ -183,6 +183,7 @@ def report_pairs(options: argparse.Namespace, golds: list[Gold]) -> None:
         if there.correct or back.correct:
             accepted = "both" if there.correct and back.correct else "one"
             report.add({"set": gold.benchmark, "gold": gold.text, "answer": answer.text, "accepted": accepted})
+    report.notes.append(f"Accepted: {len(report.rows) or 'none'}.")
     report.notes.append(f"Accepted in one direction only: {sum(row['accepted'] == 'one' for row in report.rows)}.")
     report.notes.append(f"Without a verdict: {dict(Counter(g.status for g in grades if g.status != 'ok')) or 'none'}.")
     print(f"kept in {report.publish(options.out)}")

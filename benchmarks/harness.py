@@ -179,7 +179,9 @@ class Report:
         where = machine()
         versions = versions_of((*PACKAGES, *self.packages))
         date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-        print(f"## {self.title}\n\n{markdown_table(self.rows)}\n")
+        print(f"## {self.title}\n")
+        if self.rows:
+            print(f"{markdown_table(self.rows)}\n")
         for note in self.notes:
             print(f"{note}\n")
         named = ", ".join(f"{name} {number}" for name, number in versions.items())

@@ -96,7 +96,8 @@ def units(gold: Gold, generator: random.Random) -> Iterator[Made]:
     yield both_ways(generator, "same unit", one.format(text), two.format(wrong), False)
     yield both_ways(generator, "unit left out", text, one.format(text), True)
     yield both_ways(generator, "unit left out", wrong, one.format(text), False)
-    other = generator.choice([found for found in _UNITS if found is not spellings])
+    unlike = [found for found in _UNITS if found is not spellings and not {*found, *spellings} >= _AREAS]
+    other = generator.choice(unlike)
     yield both_ways(generator, "other unit", one.format(text), generator.choice(other).format(text), False)
     bigger, smaller, factor = generator.choice(_CONVERTED)
     converted = fraction(value * factor)
@@ -124,6 +125,8 @@ _UNITS = (
     ("{} \\text{{ kg}}", "{} kg", "{}\\ \\mathrm{{kg}}", "{}\\,\\text{{kilograms}}"),
     ("{} \\text{{ apples}}", "{} apples", "{}\\text{{ apples}}"),
 )  # fmt: skip
+_AREAS = {"{} square units", "{} \\text{{ square centimeters}}"}
+"""Square units do not say of what: square centimetres may be meant."""
 _CONVERTED = (
     ("\\text{ m}", "\\text{ cm}", 100),
     ("\\text{ km}", "\\text{ m}", 1000),

@@ -33,6 +33,8 @@ EQUAL = {
         ("\\text{The least value is } 2\\sqrt3", "\\sqrt{12}"),
         ("\\text{exactly } 9", "9"),
         ("\\text{Total } 9", "9"),
+        ("\\text{Total} = 9.5", "9.5"),
+        ("\\text{Total}: 9", "9"),
         ("\\text{Yes, } x=9", "9"),
         ("\\text{The points are } (1,2),(3,4)", "(1,2),(3,4)"),
         ("So the answer is 9", "9"),
@@ -170,9 +172,30 @@ EQUAL = {
         ("35 percent", "35\\%"),
         ("20\\text{ square units}", "20\\text{ cm}^2"),
     ],
+    "braces and words around a number": [
+        ("{\\text{Navin}}", "\\text{Navin}"),
+        ("{{12}}", "12"),
+        ("{\\{1,2\\}}", "\\{2,1\\}"),
+        ("{2}^{10}", "1024"),
+        ("\\text{58,500}", "58500"),
+        ("\\text{\\$\\frac{14}{5}}", "\\frac{14}{5}"),
+        ("\\frac{13}{4} \\text{ cm$^2$}", "\\frac{13}{4} \\text{ square centimeters}"),
+        ("3\\text{ m$^3$}", "3 \\text{ cubic meters}"),
+    ],
 }
 
+
 NOT_EQUAL = {
+    "braces and words around a number": [
+        ("{5}{6}", "5"),
+        ("{\\text{Navin}}", "\\text{Nav}"),
+        ("\\text{Total} = 9.5", "9"),
+        ("\\text{58,500}", "58"),
+        ("\\text{58,500}", "58501"),
+        ("\\text{\\$\\frac{14}{5}}", "\\frac{14}{3}"),
+        ("\\frac{13}{4} \\text{ cm$^2$}", "\\frac{13}{4} \\text{ cm$^3$}"),
+        ("3\\text{ m$^3$}", "3 \\text{ square meters}"),
+    ],
     "words in front": [
         ("\\text{The answer is } 8", "9"),
         ("\\text{The answer is not } 9", "9"),

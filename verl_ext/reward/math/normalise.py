@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import accumulate
 
 from verl_ext.reward.math.plain_text import as_latex
 from verl_ext.reward.math.separators import without_separators
@@ -71,8 +72,9 @@ _BARE_CONNECTOR = re.compile(
 _PER = re.compile(r"\\text ?\{([^{}]{1,30})\} ?/ ?\\text ?\{([^{}]{1,30})\}")
 _PERCENT = re.compile(r"(?<=[\d}]) ?(?:\\text ?\{ ?(?:percent|per cent) ?\}|percent|per cent)$")
 _PRICE = re.compile(r"(-?)\$ ?(\d[\d.,]{0,30}|\\[dt]?frac\{\d{1,9}\}\{\d{1,9}\})[. ]?")
-_PRICE_OR_SHARE_IN_WORDS = re.compile(
-    r"\\(?:text\w{0,6}|mathrm|mathbf|mbox) ?\{ ?(-?\$ ?\d[\d.,]{0,30}|-?\d[\d.,]{0,30} ?%) ?\}\.?"
+_NUMBER_AS_WORDS = re.compile(
+    r"\\(?:text\w{0,6}|mathrm|mathbf|mbox) ?\{ ?"
+    r"(-?\$? ?(?:\d[\d.,]{0,30}|\\[dt]?frac\{\d{1,9}\}\{\d{1,9}\})|-?\d[\d.,]{0,30} ?%) ?\}\.?"
 )
 _NOUN = r"(?!not\b|or\b|than\b|more\b|less\b|at least\b|at most\b|between\b)[A-Za-z]{1,20}"
 _ANNOUNCED = re.compile(
@@ -102,7 +104,7 @@ def normalise(answer: str) -> str:
     text = text.translate(_UNICODE)
     text = _POWERS_IN_A_ROW.sub(r"^{\1\2}", text)
     text = text.replace("\\$", "$").replace("\\%", "%").replace("\\#", "#").replace("\\&", "&")
-    if wrapped := _PRICE_OR_SHARE_IN_WORDS.fullmatch(text):
+    if wrapped := _NUMBER_AS_WORDS.fullmatch(text):
         text = wrapped.group(1)
     if price := _PRICE.fullmatch(text):
         text = f"{price.group(1)}{price.group(2)}\\text{{dollars}}"
@@ -129,8 +131,18 @@ def normalise(answer: str) -> str:
     while text.endswith("\\\\"):
         text = text[:-2].rstrip(_ENDING)
     if announced := _ANNOUNCED.match(text):
-        text = text[announced.end() :]
-    return text.strip()
+        text = text[announced.end() :].lstrip("=: ")
+    return _without_outer_braces(text.strip())
+
+
+def _without_outer_braces(text: str) -> str:
+    """Braces around a whole answer group and show nothing; those with a comma inside are a careless set's."""
+    while text.startswith("{") and text.endswith("}") and not text.endswith("\\}") and not {",", "|"} & set(text):
+        depths = list(accumulate((character == "{") - (character == "}") for character in text))
+        if 0 in depths[:-1] or not text[1:-1].strip():
+            break
+        text = text[1:-1].strip()
+    return text
 
 
 def _unstyle(text: str) -> str:

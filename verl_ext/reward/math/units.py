@@ -50,6 +50,7 @@ _ONE_LETTER = re.compile(r"^(.{0,300}?[\d)}]) ([mgshLlJWN])(?:\^\{?(\d)\}?)?$", 
 _DEGREES = re.compile(r"^(.{1,300}?)\^\\circ ?$", re.DOTALL)
 # The degrees in sin 1° belong to the 1, not to the answer.
 _FUNCTION_COMMAND = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
+_RAISED = re.compile(r"(.{1,40}?) ?\^ ?\{?(\d)\}?")
 _SQUARE = re.compile(r"(?:square|sq\.?|cubic|cu\.?) (.{1,40})")
 _FUNCTIONS = re.compile(r"\b(?:sin|cos|tan|cot|sec|csc|arc\w*|log|ln|exp|sqrt|pi|frac|max|min|gcd|lcm|choose|times)\b")
 _CONNECTED = re.compile(r"\b(?:and|or|if|when|for|where|is|are|not|mod|base)\b")
@@ -82,6 +83,8 @@ def split_unit(text: str) -> Quantity:
             continue
         if _NEUTRAL.fullmatch(name):
             return split_unit(number)
+        if raised := _RAISED.fullmatch(name):
+            name, power = raised.group(1), int(raised.group(2))
         if square := _SQUARE.fullmatch(name):
             power = 3 if name.startswith("cu") else 2
             name = square.group(1)
