@@ -29,7 +29,7 @@ HOSTILE = {
     "surrogates": "\\boxed{\ud800\udfff}" * 1000,
     "nested fractions": "\\boxed{" + "\\frac{1}{" * 200 + "2" + "}" * 200 + "}",
     "nested tuples": "\\boxed{" + "(1," * 600 + "2" + ")" * 600 + "}",
-    "nested styles": "\\boxed{" + "\\mathbf{" * 200 + "5" + "}" * 200 + "}",
+    "nested styles": "\\boxed{" + "\\mathbf{" * 200 + "7" + "}" * 200 + "}",
     "bold marks": "\\boxed{" + "**" * 900 + "}",
     "words": "\\boxed{5 " + "ab " * 600 + "}",
     "inequalities": "\\boxed{" + "x<" * 900 + "}",

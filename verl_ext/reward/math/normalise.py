@@ -137,12 +137,13 @@ def normalise(answer: str) -> str:
 
 def _without_outer_braces(text: str) -> str:
     """Braces around a whole answer group and show nothing; those with a comma inside are a careless set's."""
-    while text.startswith("{") and text.endswith("}") and not text.endswith("\\}") and not {",", "|"} & set(text):
-        depths = list(accumulate((character == "{") - (character == "}") for character in text))
-        if 0 in depths[:-1] or not text[1:-1].strip():
-            break
-        text = text[1:-1].strip()
-    return text
+    if not text.startswith("{") or text.endswith("\\}") or {",", "|"} & set(text):
+        return text
+    inner = text.lstrip("{").rstrip("}")
+    opened, closed = len(text) - len(text.lstrip("{")), len(text) - len(text.rstrip("}"))
+    depths = accumulate(((character == "{") - (character == "}") for character in inner), initial=opened)
+    outer = min(opened, closed, *depths) if inner else 0
+    return text[outer : len(text) - outer].strip()
 
 
 def _unstyle(text: str) -> str:
