@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 
+from verl_ext.errors import ConfigError
 from verl_ext.reward.code.compare import same_output, same_value
 from verl_ext.reward.code.grade import grade_code, last_block
 from verl_ext.reward.code.tests import MalformedTests, read_tests
+from verl_ext.reward.grader import grade
+from verl_ext.reward.pool import GraderPool
+from verl_ext.reward.sources import check_source
 from verl_ext.sandbox import landlock, seccomp
 from verl_ext.sandbox.limits import Limits
 from verl_ext.sandbox.pool import SandboxPool
@@ -150,3 +155,36 @@ def test_malformed_tests_are_one_line(gold, message):
 def test_apps_wraps_returned_values_in_a_list_of_one():
     tests = read_tests('{"fn_name": "f", "inputs": [[1]], "outputs": [[[2, 3]]]}')
     assert (tests.inputs, tests.expected) == (("1",), ([2, 3],))
+
+
+@isolated
+@pytest.mark.parametrize("source", ["code", "taco", "apps", "codeforces", "codecontests"])
+def test_every_door_grades_programs(source):
+    right, wrong = answer("print(2 * int(input()))"), answer("print(input())")
+    assert grade(right, DOUBLES, data_source=source).correct
+    with GraderPool(1) as pool:
+        grades = [pool.submit(text, DOUBLES, source).result() for text in (right, wrong)]
+    assert [each.correct for each in grades] == [True, False]
+
+
+@isolated
+def test_reward_manager_grades_programs():
+    from omegaconf import OmegaConf
+
+    from verl_ext.reward.manager import MathVerifyPoolRewardManager
+
+    manager = MathVerifyPoolRewardManager(OmegaConf.create({"reward": {"reward_kwargs": {"workers": 1}}}), None)
+    row = {"data_source": "code", "reward_model": {"ground_truth": DOUBLES}}
+
+    async def both():
+        return [await manager._grade(row, answer(code)) for code in ("print(2 * int(input()))", "print(0)")]
+
+    right, wrong = asyncio.run(both())
+    assert right.correct
+    assert (wrong.correct, wrong.status, wrong.detail) == (False, "ok", "wrong_answer")
+
+
+def test_source_of_code_is_refused_where_nothing_isolates(monkeypatch):
+    monkeypatch.setattr(landlock, "why_unavailable", lambda: "the kernel has no Landlock (ENOSYS)")
+    with pytest.raises(ConfigError, match="no Landlock"):
+        check_source("code", has_judge=False, evaluating_scorers=())

@@ -74,7 +74,7 @@ class SandboxPool:
                     if slot is None:
                         slot, used = Slot(), 0
                     answer = slot.run(job, self.limits)
-                except SlotError:
+                except (SlotError, OSError):  # also a machine out of processes or descriptors
                     if slot is not None:
                         slot.close()
                     slot = None

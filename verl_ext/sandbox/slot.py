@@ -73,8 +73,9 @@ class Slot:
         try:
             self._read_line(START_S)
         except SlotError:
-            self.close()
+            os.kill(self.pid, signal.SIGKILL)
             lines = self._process.stderr.read().decode(errors="replace").strip().splitlines()
+            self.close()
             raise SlotError(lines[-1] if lines else "no answer") from None
 
     def run(self, job: Job, limits: Limits) -> Run:
@@ -97,6 +98,7 @@ class Slot:
         self._process.wait()
         self._process.stdin.close()
         self._process.stdout.close()
+        self._process.stderr.close()
 
     def _write(self, message: bytes, deadline: float) -> None:
         pipe = self._process.stdin.fileno()

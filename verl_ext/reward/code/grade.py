@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
 from collections.abc import Callable
-from functools import cache
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from verl_ext.reward.code.compare import same_output, same_value
 from verl_ext.reward.code.tests import MalformedTests, Tests, read_tests
@@ -20,7 +21,6 @@ ANSWER_S = 300.0
 MAX_PREDICTION_CHARS = 200
 _FENCE = re.compile(r"^[ \t]*```[ \t]*(\S*)[ \t]*$")
 _LANGUAGES = ("", "python", "py", "python3")
-_starting = threading.Lock()
 
 
 def last_block(response: str) -> str | None:
@@ -76,19 +76,36 @@ def grade_code(response: str, gold: str, run: Callable[[Job], Run], *, answer_s:
     return Grade(True, prediction, "ok", seconds)
 
 
-def shared_sandbox(workers: int = 4) -> SandboxPool:
-    """This process's slots, started with the first answer and kept.
+class CodeGrader:
+    """Grades several answers at a time, each in a slot of its own.
+
+    Args:
+        workers: slots.
 
     Raises:
         ConfigError: no isolation works on this machine.
     """
-    with _starting:
-        return _sandbox(workers)
+
+    def __init__(self, workers: int) -> None:
+        self._sandbox = SandboxPool(workers, Limits())
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="code_grader")
+
+    def submit(self, response: str, gold: str) -> Future[Grade]:
+        """Start to grade one response; see `grade_code`."""
+        return self._threads.submit(grade_code, response, gold, self._sandbox.run)
 
 
-@cache
-def _sandbox(workers: int) -> SandboxPool:
-    return SandboxPool(workers, Limits())
+_shared: dict[tuple[int, int], CodeGrader] = {}
+_shared_lock = threading.Lock()
+
+
+def shared_code_grader(workers: int = 1) -> CodeGrader:
+    """A grader kept until this process ends, one for each number of slots; a forked child gets its own."""
+    key = (os.getpid(), workers)
+    with _shared_lock:
+        if key not in _shared:
+            _shared[key] = CodeGrader(workers)
+        return _shared[key]
 
 
 def _passes(tests: Tests, output: str, expected: object) -> bool:
