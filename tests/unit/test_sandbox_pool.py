@@ -142,6 +142,12 @@ def test_secrets_of_the_host_are_not_in_a_program_s_environment(sandbox, monkeyp
 
 
 @isolated
+def test_programs_start_as_copies_of_a_process_that_has_read_no_other_job(sandbox):
+    parents = {sandbox.run(Job("import os; print(os.getppid())", "")).output for _ in range(3)}
+    assert len(parents) == 3
+
+
+@isolated
 def test_job_is_run_again_when_its_slot_is_killed():
     running = SandboxPool(1, Limits(cpu_s=1, wall_s=5))
     running.run(Job("", ""))

@@ -1,4 +1,4 @@
-"""The program inside: started as `python -I runner.py ROOT`, it runs each program in a child of its own.
+"""The program inside: started as `python -I runner.py ROOT`, it forks a keeper for each job, and that one the program.
 
 A line of JSON in: code, input, fn_name ("" for a program that reads standard input), limits. A line of JSON out: the
 fields of `slot.Run`. It never learns what the right output is.
@@ -58,12 +58,37 @@ def serve() -> None:
     landlock.read_only(_READABLE)
     gc.collect()
     gc.freeze()
-    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    answers.write(b'{"ready": true}\n')
-    answers.flush()
-    for line in requests:
-        answers.write(json.dumps(_run(json.loads(line), namespace, libc)).encode() + b"\n")
-        answers.flush()
+    _send({"ready": True})
+    while select.select([0], [], []):
+        # Another process reads the job, so that a program finds nothing of earlier ones in the memory it starts with.
+        keeper = os.fork()
+        if keeper == 0:
+            status = 1
+            try:
+                libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+                status = _keep(namespace, libc)
+            finally:
+                os._exit(status)
+        if os.waitpid(keeper, 0)[1]:
+            return
+
+
+def _keep(namespace: dict[str, Any], libc: ctypes.CDLL) -> int:
+    """Read one job, see it through and answer; 1 where the host has closed the pipe."""
+    parts: list[bytes] = []
+    while not parts or not parts[-1].endswith(b"\n"):
+        part = os.read(0, 1 << 20)
+        if not part:
+            return 1
+        parts.append(part)
+    _send(_run(json.loads(b"".join(parts)), namespace, libc))
+    return 0
+
+
+def _send(answer: dict[str, Any]) -> None:
+    view = memoryview(json.dumps(answer).encode() + b"\n")
+    while view:
+        view = view[os.write(1, view) :]
 
 
 def _run(job: dict[str, Any], namespace: dict[str, Any], libc: ctypes.CDLL) -> dict[str, Any]:
