@@ -49,6 +49,7 @@ PROGRAMS = {
     "lone surrogate": ("print('\\ud800')", "runtime_error"),
     "closed files": ("import os; os.closerange(0, 100); os.abort()", "runtime_error"),
     "exit code": ("import sys; sys.exit(3)", "runtime_error"),
+    "exit code 94 at once": ("import os; os._exit(94)", "runtime_error"),
     "many files": ("import os\nwhile True: os.dup(0)", "runtime_error"),
 }
 
@@ -145,6 +146,21 @@ def test_secrets_of_the_host_are_not_in_a_program_s_environment(sandbox, monkeyp
 def test_programs_start_as_copies_of_a_process_that_has_read_no_other_job(sandbox):
     parents = {sandbox.run(Job("import os; print(os.getppid())", "")).output for _ in range(3)}
     assert len(parents) == 3
+
+
+@isolated
+def test_no_program_finds_earlier_ones_in_its_memory(sandbox):
+    """Looks through the interpreter's pools of small objects, freed ones included, for what other programs held."""
+    scan = (
+        "import ctypes, re\n"
+        "pools = {id(o) & ~0x3FFF for o in [bytes(n) for n in range(1, 470) for _ in range(3)]}\n"
+        "found = sum(bool(re.search(b'~' + b'{50}', ctypes.string_at(p, 0x4000))) for p in pools)\n"
+    )
+    mark = "mark = '~' * 60\n"
+    assert int(sandbox.run(Job(mark + scan + "print(found)", "")).output) > 0, "the search finds nothing at all"
+    for _ in range(3):
+        sandbox.run(Job("print(input())", "~" * 60))
+    assert int(sandbox.run(Job(scan + "print(found)", "")).output) == 0
 
 
 @isolated

@@ -44,9 +44,9 @@ _RULES = (
     | filters.FILES_STAY
 )
 _READABLE = ("/usr", "/lib", "/lib64", "/etc/localtime", "/dev/null", "/dev/urandom", sys.base_prefix)
-_COMPILE_ERROR, _MEMORY, _NO_FUNCTION, _NOT_CONFINED = 91, 92, 93, 94
+_COMPILE_ERROR, _MEMORY, _NO_FUNCTION = 91, 92, 93
 _BY_EXIT = {_COMPILE_ERROR: "compile_error", _MEMORY: "memory_limit", _NO_FUNCTION: "no_function"}
-_RESULT = 3
+_RESULT, _CONFINED = 3, 4
 _PR_SET_PDEATHSIG = 1
 
 
@@ -98,10 +98,13 @@ def _run(job: dict[str, Any], namespace: dict[str, Any], libc: ctypes.CDLL) -> d
     with open(files[0], "wb", closefd=False) as stream:
         stream.write(job["input"].encode("utf-8", "surrogatepass"))
     os.lseek(files[0], 0, os.SEEK_SET)
+    # A byte in a pipe says that the child is confined: a program can neither take it back nor pretend that it is not.
+    told, tell = os.pipe()
     started = time.monotonic()
     child = os.fork()
     if child == 0:
-        _be_child(job, namespace, libc, files, size)
+        _be_child(job, namespace, libc, [*files, tell], size)
+    os.close(tell)
     descriptor = os.pidfd_open(child)
     late = not select.select([descriptor], [], [], limits["wall_s"])[0]
     if late:
@@ -111,14 +114,15 @@ def _run(job: dict[str, Any], namespace: dict[str, Any], libc: ctypes.CDLL) -> d
     wall = time.monotonic() - started
     sizes = [os.fstat(file).st_size for file in files]
     output, result = (os.pread(files[index], size, 0) for index in (1, 3))
-    for file in files:
+    confined = bool(select.select([told], [], [], 0)[0] and os.read(told, 1))
+    for file in (*files, told):
         os.close(file)
     cpu = usage.ru_utime + usage.ru_stime
     code = os.waitstatus_to_exitcode(state)
-    if late or code == -signal.SIGXCPU or cpu > limits["cpu_s"]:
-        status = "time_limit"
-    elif code == _NOT_CONFINED and not sizes[1]:
+    if not confined:
         status = "not_confined"
+    elif late or code == -signal.SIGXCPU or cpu > limits["cpu_s"]:
+        status = "time_limit"
     elif max(sizes[1:]) >= size:
         status = "output_limit"
     else:
@@ -128,7 +132,7 @@ def _run(job: dict[str, Any], namespace: dict[str, Any], libc: ctypes.CDLL) -> d
 
 
 def _be_child(job: dict[str, Any], namespace: dict[str, Any], libc: ctypes.CDLL, files: list[int], size: int) -> None:
-    status = _NOT_CONFINED
+    status = 1
     try:
         _confine(job["limits"], libc, files, size)
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
@@ -138,7 +142,7 @@ def _be_child(job: dict[str, Any], namespace: dict[str, Any], libc: ctypes.CDLL,
         status = _execute(job["code"], job["fn_name"], job["input"], namespace)
         sys.stdout.flush()
     except BaseException:  # noqa: BLE001 - whatever a program does, it must not go on as the runner
-        status = status or 1
+        status = status or 1  # what a program was to print and could not is an error
     finally:
         os._exit(status & 255)
 
@@ -149,7 +153,7 @@ def _confine(limits: dict[str, Any], libc: ctypes.CDLL, files: list[int], size: 
     copies = [os.dup(file) for file in files]
     for number, file in enumerate(copies):
         os.dup2(file, number)
-    os.closerange(_RESULT + 1, 4096)
+    os.closerange(_CONFINED + 1, 4096)
     memory = limits["memory_mb"] << 20
     seconds = int(limits["cpu_s"]) + 1
     for kind, value in (
@@ -163,6 +167,8 @@ def _confine(limits: dict[str, Any], libc: ctypes.CDLL, files: list[int], size: 
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     resource.setrlimit(resource.RLIMIT_STACK, (hard, hard))
     seccomp.install(_RULES | filters.signals_to(os.getpid()))
+    os.write(_CONFINED, b"1")
+    os.close(_CONFINED)
 
 
 def _execute(code: str, fn_name: str, arguments: str, prelude: dict[str, Any]) -> int:
