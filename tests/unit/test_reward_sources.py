@@ -69,8 +69,9 @@ def test_an_empty_gold_is_named_as_such(gold):
 
 @pytest.mark.parametrize("source", sorted(SOURCES))
 def test_every_source_grades_right_and_wrong(source):
-    if rule_for(source).extraction == "judge":
-        with pytest.raises(ConfigError, match="remote judge"):
+    elsewhere = {"judge": "remote judge", "code": "programs are run"}.get(rule_for(source).extraction)
+    if elsewhere:
+        with pytest.raises(ConfigError, match=elsewhere):
             prepare("\\boxed{42}", "42", source)
         return
     response = "We compute.\nAnswer: {0}\n\\boxed{{{0}}}"

@@ -69,6 +69,8 @@ def prepare(
     """All that can be done without sympy: a verdict, or what the confined worker has to compare."""
     started = time.perf_counter()
     rule = rule_for(data_source)
+    if rule.extraction == "code":
+        raise ConfigError("data_source", given=data_source, expected="another source; programs are run, not compared")
     chosen = policy or rule.policy
     text = extraction.after_think(response) if after_think else response
     gold_text = gold_answer(gold, rule)

@@ -19,6 +19,7 @@ from verl.utils.reward_score import default_compute_score
 
 from verl_ext.errors import ConfigError
 from verl_ext.reward import turns
+from verl_ext.reward.code.grade import shared_code_grader
 from verl_ext.reward.grading import Grade, Undecided, prepare
 from verl_ext.reward.judge import Judge, JudgeConfig
 from verl_ext.reward.metrics import FailureWatch
@@ -84,7 +85,11 @@ class MathVerifyPoolRewardManager(RewardManagerBase):
         data_source = row["data_source"]
         gold = gold_of(row["reward_model"]["ground_truth"])
         extra_info = row.get("extra_info") or {}
-        if rule_for(data_source).extraction == "judge":
+        extraction = rule_for(data_source).extraction
+        if extraction == "code":
+            grader = await asyncio.to_thread(shared_code_grader, self.options.workers)
+            return await asyncio.wrap_future(grader.submit(response, str(gold)))
+        if extraction == "judge":
             if self.judge is None:
                 raise ConfigError(f"{PREFIX}.judge", given=None, expected=f"a judge for data source {data_source!r}")
             return await self.judge.grade(_problem_of(row, extra_info), response, gold if isinstance(gold, str) else "")

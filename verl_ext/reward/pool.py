@@ -21,9 +21,11 @@ from concurrent.futures import Future
 from dataclasses import asdict
 
 from verl_ext.errors import ConfigError
+from verl_ext.reward.code.grade import shared_code_grader
 from verl_ext.reward.grading import Grade, Undecided, prepare, verdict_of
 from verl_ext.reward.policy import GradingPolicy
 from verl_ext.reward.scorers import check_names, require_allowed
+from verl_ext.reward.sources import rule_for
 
 Item = tuple[str, str | Sequence[str], str]
 """(response, gold, data source)"""
@@ -70,6 +72,7 @@ class GraderPool:
         if memory_mb < 512:
             raise ConfigError("reward.memory_mb", given=memory_mb, expected="512 or more (sympy alone needs 300)")
         check_names(evaluating_scorers)
+        self._workers = workers
         self._evaluating_scorers = frozenset(evaluating_scorers)
         self._command = [
             *(sys.executable, "-m", "verl_ext.reward.worker.host", "--workers", str(workers)),
@@ -127,6 +130,8 @@ class GraderPool:
         after_think: bool = False,
     ) -> Future[Grade]:
         """Start to grade one response; what text comparison can decide is decided on return."""
+        if rule_for(data_source).extraction == "code":
+            return shared_code_grader(self._workers).submit(response, str(gold))
         result = prepare(response, gold, data_source, policy=policy, after_think=after_think)
         if isinstance(result, Undecided):
             return self.send(result)

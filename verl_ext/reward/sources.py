@@ -15,13 +15,16 @@ from verl_ext.errors import ConfigError, nearest
 from verl_ext.reward.policy import STRICT, GradingPolicy
 from verl_ext.reward.scorers import PREFIX as REASONING_GYM_PREFIX
 from verl_ext.reward.scorers import require_allowed
+from verl_ext.sandbox.pool import choose
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRule:
     """How the answers of one data source are found and compared."""
 
-    extraction: Literal["math", "strict_box", "answer_line", "gsm8k", "choice", "reasoning_gym", "judge"] = "math"
+    extraction: Literal["math", "strict_box", "answer_line", "gsm8k", "choice", "reasoning_gym", "judge", "code"] = (
+        "math"
+    )
     policy: GradingPolicy = STRICT
     task: str = ""
     """Name of the reasoning-gym task, whose own scorer decides."""
@@ -33,6 +36,7 @@ _STRICT_BOX = SourceRule(extraction="strict_box")
 _ANSWER_LINE = SourceRule(extraction="answer_line")
 _CHOICE = SourceRule(extraction="choice")
 _JUDGE = SourceRule(extraction="judge")
+_CODE = SourceRule(extraction="code")
 # Minerva's golds are physical quantities with few digits; 1e-4 of their size is what the published harness allows.
 _MINERVA = SourceRule(policy=GradingPolicy(relative_tolerance=1e-4))
 
@@ -71,6 +75,7 @@ SOURCES: dict[str, SourceRule] = {
         _STRICT_BOX,
     ),
     **dict.fromkeys(("proof", "math_proof", "lm-provers/FineProofs-SFT"), _JUDGE),
+    **dict.fromkeys(("code", "taco", "apps", "codeforces", "codecontests"), _CODE),
     **dict.fromkeys(("multiple_choice", "aqua", "sat_math", "mmlu_stem", "gpqa"), _CHOICE),
 }  # fmt: skip
 
@@ -104,7 +109,8 @@ def check_data_files(
         evaluating_scorers: reasoning-gym tasks whose scorer may run text as Python.
 
     Raises:
-        ConfigError: a source that no rule covers, that needs a judge where there is none, or whose scorer may not run.
+        ConfigError: a source that no rule covers, that needs a judge where there is none, whose scorer may not run, or
+            whose programs could not be isolated on this machine.
     """
     for name in sorted(set().union(*(_sources_in(path, column) for path in _paths(files)))):
         check_source(name, has_judge=has_judge, evaluating_scorers=evaluating_scorers)
@@ -119,6 +125,8 @@ def check_source(name: str, *, has_judge: bool, evaluating_scorers: Collection[s
     rule = rule_for(name)
     if rule.extraction == "judge" and not has_judge:
         raise ConfigError("reward.reward_kwargs.judge", given=None, expected=f"a judge, for data source {name!r}")
+    if rule.extraction == "code":
+        choose()
     require_allowed(rule.task, evaluating_scorers, "reward.reward_kwargs.evaluating_scorers")
 
 

@@ -1,0 +1,1 @@
+"""What a program is worth: it is right exactly if it passes every test."""

@@ -1,0 +1,125 @@
+"""One slot: a confined process that runs programs one after another, each in a child of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from verl_ext.sandbox.limits import Limits
+
+RunStatus = Literal[
+    "ok", "runtime_error", "time_limit", "memory_limit", "output_limit", "compile_error", "no_function", "died"
+]
+START_S = 30.0
+GRACE_S = 10.0
+_RUNNER = Path(__file__).with_name("runner.py")
+_ROOT = Path(__file__).parents[2]
+
+
+class SlotError(RuntimeError):
+    """The slot could not start, died, or did not answer in time."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A program and one input; nothing in it says what is right."""
+
+    code: str
+    input: str
+    """Standard input; for a call one JSON value a line, the arguments."""
+    fn_name: str = ""
+    """The function, or method of `Solution()`, to call; empty for a program that reads standard input."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What became of one job."""
+
+    status: RunStatus
+    output: str = ""
+    """Standard output, or the returned value as JSON; empty unless `status` is `ok`. Untrusted."""
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+
+
+class Slot:
+    """Starts the process; `close` ends it.
+
+    Raises:
+        SlotError: it does not start.
+    """
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [os.path.realpath(sys.executable), "-I", str(_RUNNER), str(_ROOT)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
+            cwd="/",
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+        try:
+            self._read_line(START_S)
+        except SlotError:
+            os.kill(self.pid, signal.SIGKILL)
+            lines = self._process.stderr.read().decode(errors="replace").strip().splitlines()
+            self.close()
+            raise SlotError(lines[-1] if lines else "no answer") from None
+
+    def run(self, job: Job, limits: Limits) -> Run:
+        """Run one job.
+
+        Raises:
+            SlotError: the slot died or is late; it is of no use any more.
+        """
+        message = json.dumps({**asdict(job), "limits": asdict(limits)}).encode() + b"\n"
+        self._write(message, time.monotonic() + GRACE_S)
+        answer = json.loads(self._read_line(limits.wall_s + GRACE_S))
+        if answer["status"] == "not_confined":
+            raise SlotError("a child could not give up its rights")
+        return Run(**answer)
+
+    def close(self) -> None:
+        """Kill the process; its child dies with it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.stderr.close()
+
+    def _write(self, message: bytes, deadline: float) -> None:
+        pipe = self._process.stdin.fileno()
+        os.set_blocking(pipe, False)
+        view = memoryview(message)
+        while view:
+            if not select.select([], [pipe], [], max(0.0, deadline - time.monotonic()))[1]:
+                raise SlotError("the slot does not read")
+            try:
+                view = view[os.write(pipe, view) :]
+            except BrokenPipeError:
+                raise SlotError("the slot died") from None
+
+    def _read_line(self, timeout_s: float) -> bytes:
+        deadline = time.monotonic() + timeout_s
+        parts: list[bytes] = []
+        while not parts or not parts[-1].endswith(b"\n"):
+            if not select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise SlotError("the slot is late")
+            part = os.read(self._process.stdout.fileno(), 1 << 20)
+            if not part:
+                raise SlotError("the slot died")
+            parts.append(part)
+        return b"".join(parts)
