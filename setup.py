@@ -90,6 +90,7 @@ setup(
         "verl_ext.trainer": ["config/*.yaml", "config/*/*.yaml"],
         "verl_ext.verl_contract": ["table.yaml"],
         "verl_ext.doctor": ["*.json"],
+        "verl_ext.doctor.simulation": ["*.cpp"],
         "verl_ext.evaluation": ["*.json"],
     },
     python_requires=">=3.10,<3.13",

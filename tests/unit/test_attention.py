@@ -110,3 +110,10 @@ def test_documents_of_one_batch_are_found_once():
     ids = position_ids()
     assert documents_from_position_ids(ids) is documents_from_position_ids(ids)
     assert isinstance(documents_from_position_ids(ids.clone()), Documents)
+
+
+def test_a_window_needs_later_tokens_hidden():
+    states = torch.zeros(4, 1, 8)
+    documents = Documents.from_boundaries(torch.tensor([0, 4]))
+    with pytest.raises(NotImplementedError, match="later tokens are hidden"):
+        packed_attention(states, states, states, documents, scale=1.0, window=2, causal=False)

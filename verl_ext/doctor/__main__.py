@@ -15,6 +15,8 @@ every launch in it is examined with its own arguments and environment; nothing i
   --disk-free GIB      for checkpoints on the cluster (default: what this machine has, as a warning)
   --hub                ask the Hugging Face hub for what is not on this machine
   --json               everything, for programs
+  --simulate           DFT and SFT on GPUs: a step of the run's engine on fake tensors, exact tensor memory (needs g++)
+  --png FILE           with --simulate: memory over the step, by category
 
 Exit codes: 0 nothing stands in the way, 1 warnings, 2 it will fail.
 """
@@ -28,7 +30,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from verl_ext.cli import user_errors_exit
 from verl_ext.doctor.findings import Finding, exit_code
@@ -86,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mfu", type=float, default=0.4)
     parser.add_argument("--hub", action="store_true")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--simulate", action="store_true")
+    parser.add_argument("--png", type=Path, default=None)
     return parser
 
 
@@ -93,17 +97,42 @@ def _examine(parsed: argparse.Namespace, words: list[str]) -> int:
     from verl_ext.doctor.output import as_json, print_reports
 
     options = _options(parsed)
+    if parsed.png is not None and not parsed.simulate:
+        raise UserError("--png: draws what --simulate finds; give both")
     if words and words[0].endswith(".sh"):
         if parsed.nproc_per_node is not None or parsed.nnodes is not None:
             raise UserError("--nproc_per_node, --nnodes: a recipe says these itself (GPUS=..., NNODES=... for ours)")
         reports, general = examine_script(Path(words[0]), words[1:], options, parsed.gpus_per_node or 8)
     else:
         reports, general = _examine_keys(parsed, words, options), []
+    simulated = _simulate(reports, options, parsed.png) if parsed.simulate else []
     if parsed.json:
-        print(as_json(reports, general, options))
+        print(as_json(reports, general, options, simulated))
     else:
         print_reports(reports, general, options, sys.stdout)
+        _print_simulated(simulated, options)
     return exit_code([*general, *(finding for report in reports for finding in report.findings)])
+
+
+def _simulate(reports: Sequence[LaunchReport], options: Options, png: Path | None) -> list[dict[str, Any]]:
+    from verl_ext.doctor.simulation.run import draw, simulate
+
+    if png is not None and (png.suffix != ".png" or not png.absolute().parent.is_dir()):
+        raise UserError(f"--png: got {png}, expected a file ending in .png in a folder that exists")
+    if png is not None and len(reports) != 1:
+        raise UserError(f"--png: the script has {len(reports)} launches, and one picture shows one")
+    answers = [simulate(report, options.device) for report in reports]
+    if png is not None:
+        draw(answers[0], png)
+    return answers
+
+
+def _print_simulated(answers: Sequence[dict[str, Any]], options: Options) -> None:
+    from verl_ext.doctor.simulation.run import as_text
+
+    for answer in answers:
+        print()
+        print(as_text(answer, options.device))
 
 
 def _options(parsed: argparse.Namespace) -> Options:

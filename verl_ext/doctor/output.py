@@ -137,8 +137,13 @@ def _findings_table(findings: Sequence[Finding]) -> Table:
     return table
 
 
-def as_json(reports: Sequence[LaunchReport], general: Sequence[Finding], options: Options) -> str:
-    """Everything, for programs."""
+def as_json(
+    reports: Sequence[LaunchReport],
+    general: Sequence[Finding],
+    options: Options,
+    simulated: Sequence[dict[str, Any]] = (),
+) -> str:
+    """Everything, for programs; `simulated` in the order of the launches, without the timeline."""
     everything = [*general, *(finding for report in reports for finding in report.findings)]
     return json.dumps(
         {
@@ -147,6 +152,7 @@ def as_json(reports: Sequence[LaunchReport], general: Sequence[Finding], options
             "mfu": options.mfu,
             "findings": [vars(finding) for finding in general],
             "launches": [_launch_json(report) for report in reports],
+            "simulated": [{key: answer[key] for key in answer if key != "timeline"} for answer in simulated],
         },
         indent=2,
     )

@@ -162,8 +162,10 @@ def packed_attention(
         (tokens, heads, head_dim), in the dtype of `query`.
 
     Raises:
-        NotImplementedError: documents share tokens, and later tokens are not hidden.
+        NotImplementedError: documents share tokens, or there is a window, and later tokens are not hidden.
     """
+    if window is not None and not causal:  # kernels differ in how far such a window reaches to the right
+        raise NotImplementedError("a window is defined only where later tokens are hidden")
     if documents.shared is not None:
         if not causal:
             raise NotImplementedError("documents can share their beginning only where later tokens are hidden")
@@ -232,7 +234,7 @@ def _flash_attn(query, key, value, documents, *, scale, window, dropout, causal)
         dropout_p=dropout,
         softmax_scale=scale,
         causal=causal,
-        window_size=(-1, -1) if window is None else (window - 1, 0 if causal else window - 1),
+        window_size=(-1, -1) if window is None else (window - 1, 0),
     )
 
 
