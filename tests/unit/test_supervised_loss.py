@@ -8,6 +8,7 @@ from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 
 from verl_ext.objectives.dft import dft_token_loss
+from verl_ext.objectives.objective import OfLogProbs
 from verl_ext.trainer.supervised.loss import supervised_loss
 
 LENGTHS = [[4, 7], [3, 9], [5, 5], [8, 2]]
@@ -50,7 +51,7 @@ def dft(log_probs):
 def averaged_over_ranks(batches, reduction: str):
     """The loss whose gradient FSDP ends up with: a rank adds its micro-batches, ranks are averaged."""
     losses = [
-        supervised_loss(output, data, token_loss=dft_token_loss, reduction=reduction)[0]
+        supervised_loss(output, data, objective=OfLogProbs(dft_token_loss), reduction=reduction)[0]
         for output, data, _, _ in batches
     ]
     return sum(losses) / DP_SIZE
@@ -75,7 +76,7 @@ def test_published_is_the_mean_over_micro_batches_of_their_means(batches):
 
 def test_sums_for_the_log(batches):
     output, data, log_probs, learned = batches[0]
-    _, sums = supervised_loss(output, data, token_loss=dft_token_loss, reduction="token_mean")
+    _, sums = supervised_loss(output, data, objective=OfLogProbs(dft_token_loss), reduction="token_mean")
     kept = log_probs.detach()[learned]
     assert sums["num_tokens"] == len(kept) == 9
     assert sums["sum_cross_entropy"] == pytest.approx(-kept.sum().item())
@@ -87,7 +88,7 @@ def test_tokens_that_are_not_learned_have_no_gradient_even_where_they_are_imposs
     output, data, log_probs, learned = micro_batch([3, 2], 0, 3)
     with torch.no_grad():
         log_probs[~learned] = -torch.inf
-    loss, _ = supervised_loss(output, data, token_loss=dft_token_loss, reduction="token_mean")
+    loss, _ = supervised_loss(output, data, objective=OfLogProbs(dft_token_loss), reduction="token_mean")
     (gradient,) = torch.autograd.grad(loss, log_probs)
     assert torch.isfinite(loss)
     assert torch.isfinite(gradient[learned]).all()
