@@ -40,11 +40,13 @@ def workspace(tmp_path_factory) -> Path:
         save_adapter(folder / name, folder / f"{name}_adapter")
     save_adapter(folder / "untied", folder / "untied_head_adapter", ["q_proj", "lm_head"])
     generator = random.Random(0)
-    rows = []
-    for _ in range(8):
-        row = {"question": "q" * generator.randint(1, 30), "answer": "a" + "bcd " * generator.randint(1, 12)}
-        weights = {"weight": generator.random(), "token_weights": [generator.random() for _ in row["answer"] + "E"]}
-        rows.append(row | weights)
+    rows = [
+        {"question": "q" * generator.randint(1, 30), "answer": "a" + "bcd " * generator.randint(1, 12)}
+        for _ in range(8)
+    ]
+    for row in rows:
+        row["weight"] = generator.random()
+        row["token_weights"] = [generator.random() for _ in row["answer"] + "E"]  # a byte a token, and the end
     write_parquet(folder / "train.parquet", rows)
     return folder
 

@@ -5,7 +5,7 @@ For each token, from the hidden states h and h' of both models and the weights W
     value = d(log softmax(W h), log softmax(W' h'))        log p = log softmax(W h)[label]
 
 for any differentiable d over a row of the vocabulary. The logits of both are computed again in the backward pass, where
-torch differentiates d; seven matrix products of 2 T V H operations in all. Where there is more than one chunk the
+torch differentiates d; six matrix products of 2 T V H operations in all. Where there is more than one chunk the
 gradient of W is summed in fp32.
 """
 
