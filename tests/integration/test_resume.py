@@ -23,6 +23,8 @@ def arguments(model_folder, train_file, val_file):
     def of(folder, *more):
         return trainer_arguments(
             *(model_folder, train_file, folder, f"data.val_files={val_file}"),
+            # Its old policy lasts from one save into the next, so that a checkpoint has more to keep than with DFT.
+            *("objective.name=psft", "objective.steps=5", "objective.clip_high=0.02"),
             *("trainer.test_freq=4", "trainer.save_freq=2", "trainer.total_epochs=2", *more),
         )
 

@@ -12,6 +12,7 @@ from verl.utils import tensordict_utils as tu
 from tests.support.tiny_model import save_tiny_model
 from verl_ext.engine.fsdp import ExactLogProbs
 from verl_ext.engine.model_head import HeadInModel, HeadRequest, why_not_chunked
+from verl_ext.objectives.objective import OfLogProbs
 
 SHAPE = (3, 7)
 
@@ -146,8 +147,8 @@ def test_the_head_is_given_the_trainers_own_function(only_learned):
         return -(0.5 * log_probs).exp().detach() * log_probs
 
     engine = ExactLogProbs()
-    assert engine.token_loss is None
-    engine.token_loss = token_loss
+    assert engine.objective is None
+    engine.objective = OfLogProbs(token_loss)
     rows = [torch.tensor([5, 6, 7]), torch.tensor([8, 9])]
     batch = tu.get_tensordict(
         {"input_ids": jagged(rows), "loss_mask": jagged([torch.tensor([0, 1, 1]), torch.tensor([0, 1])])},
@@ -156,7 +157,9 @@ def test_the_head_is_given_the_trainers_own_function(only_learned):
     output_args = {"temperature_is_one": True, "input_ids_rmpad_rolled": torch.cat(rows).roll(-1)}
     request = engine._head_request(batch, output_args, torch.Size([2, 3]))
     if only_learned:
-        assert request.token_loss is token_loss
+        assert request.token_loss == engine.objective.token_loss
         assert request.wanted.tolist() == [[True, True, False], [True, False, False]]
     else:
         assert request.token_loss is None
+    engine.weighted = True  # the gradient of a token is then known to within a number of its own
+    assert engine._head_request(batch, output_args, torch.Size([2, 3])).token_loss is None

@@ -23,6 +23,9 @@ class Piece:
     learned: bool
 
 
+MARK = "train"
+"""Key of a message that says whether it is learned."""
+
 PROBE = "Zq7probe7qZ"
 """Stands for an answer where a template is asked what it writes behind one."""
 
@@ -62,20 +65,38 @@ class ConversationRenderer:
         return self._render(text_messages(messages), add_generation_prompt=True, tools=without_nulls(tools))
 
     def messages(
-        self, messages: Sequence[Mapping[str, Any]], *, tools: Any = None, last_turn_only: bool = False
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Any = None,
+        last_turn_only: bool = False,
+        marks: Sequence[bool | None] | None = None,
     ) -> list[Piece]:
         """A whole conversation; every assistant turn is learned, up to and including what ends it.
 
+        Args:
+            last_turn_only: learn the final assistant turn alone.
+            marks: of each message, whether it is learned whatever the above says; None where that decides. A message's
+                own `train` counts likewise, and does not reach the template.
+
+        Returns:
+            Its pieces; nothing where no turn is to be learned.
+
         Raises:
             ConversationError: there is no assistant turn, or none before it; or the template rewrites earlier turns
-                once later ones follow, so that the text of an earlier turn is not what the model would have written.
+                once later ones follow, so that the text of an earlier turn is not what the model would have written;
+                or a mark that cannot be.
         """
         messages, tools = text_messages(messages), without_nulls(tools)
+        marks = _marks(messages, marks)
+        messages = [{key: value for key, value in message.items() if key != MARK} for message in messages]
         turns = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
         if not turns:
             raise ConversationError("no assistant message")
-        if last_turn_only:
-            turns = turns[-1:]
+        usual = turns[-1:] if last_turn_only else turns
+        turns = [i for i in turns if (i in usual if marks[i] is None else marks[i])]
+        if not turns:
+            return []
         if turns[0] == 0:
             raise ConversationError("the assistant speaks first, with nothing to answer; leave out that message")
         pieces: list[Piece] = []
@@ -157,6 +178,24 @@ class ConversationRenderer:
             )
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
             raise ConversationError(f"the chat template refuses it ({' '.join(str(error).split())})") from error
+
+
+def _marks(messages: Sequence[Mapping[str, Any]], given: Sequence[bool | None] | None) -> list[bool | None]:
+    """Whether each message is learned, where something says so of that message itself."""
+    marks = list(given or [None] * len(messages))
+    if len(marks) != len(messages):
+        raise ConversationError(f"{len(messages)} messages, and {len(marks)} marks of whether they are learned")
+    for i, message in enumerate(messages):
+        own = message.get(MARK)
+        for mark in (marks[i], own):
+            if mark is not None and not isinstance(mark, bool):
+                raise ConversationError(f"message {i} is marked {mark!r}, expected true or false")
+        if own is not None and marks[i] not in (None, own):
+            raise ConversationError(f"message {i} has {MARK!r}: {own}, and {marks[i]} in the column of marks")
+        marks[i] = own if marks[i] is None else marks[i]
+        if marks[i] and message.get("role") != "assistant":
+            raise ConversationError(f"message {i} is to be learned, and is not the assistant's")
+    return marks
 
 
 def _closes(closing: str, written: str) -> bool:

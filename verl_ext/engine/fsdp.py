@@ -7,7 +7,7 @@ verl picks an engine by (device, vendor) and lets `VERL_ENGINE_VENDOR` override 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from tensordict import TensorDict
 from torch import Tensor
 from verl.utils import tensordict_utils as tu
+from verl.utils.device import get_device_id, get_device_name
 from verl.utils.ulysses import ulysses_pad_and_slice_inputs
 from verl.workers.config import HFModelConfig
 from verl.workers.engine.fsdp import transformer_impl
@@ -22,7 +23,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from verl_ext.engine.attention import ATTENTION_NAME
 from verl_ext.engine.checkpoint_loading import only_known_types
-from verl_ext.engine.loss_head import CHUNK_BYTES
+from verl_ext.engine.loss_head import CHUNK_BYTES, top_k_entropy
 from verl_ext.engine.model_head import HeadInModel, HeadRequest, why_not_chunked
 from verl_ext.engine.shared_prompts import (
     TOKENS_COMPUTED,
@@ -33,9 +34,12 @@ from verl_ext.engine.shared_prompts import (
     why_not_shared,
 )
 from verl_ext.errors import ConfigError
-from verl_ext.objectives.registry import TokenLoss
+from verl_ext.objectives.objective import Needs, Objective
 
 LOSS_HEADS = ("chunked", "plain")
+
+NUM_COUNTED = "num_counted"
+"""Metric of the objective's loss function: over how many tokens of a micro-batch it wants its mean."""
 
 
 def token_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
@@ -110,6 +114,8 @@ class ExactLogProbs:
 
         only_learned    bool: log-probs are needed where `loss_mask` has the next token; elsewhere they may be 0
 
+    With an `objective`, losses get what it asks for of the model: `top_k_entropy` and `divergence` in the model's output
+    and `reference_log_probs` in the micro-batch, each jagged and laid out like the log-probs.
     With `share_prompts` a prompt goes through the model once for all of its answers in a micro-batch
     (`verl_ext.engine.shared_prompts`); losses get rows and log-probs as without.
     """
@@ -117,9 +123,23 @@ class ExactLogProbs:
     loss_head = ""
     """Which head this engine has and why, for the log."""
 
-    token_loss: TokenLoss | None = None
-    """The loss of each learned token, where the trainer's is a function of the token's log-probability alone: the
-    chunked head then computes its gradient while the chunk is there, which saves a matrix product."""
+    objective: Objective | None = None
+    """Of the trainer. Where it is one over single tokens, and `weighted` is false, the chunked head computes its
+    gradient while the chunk is there, which saves a matrix product."""
+
+    weighted = False
+    """Whether token losses are multiplied by numbers of the data."""
+
+    mean_over_counted = False
+    """Whether the mean is over the tokens that the objective counts, of which the loss function tells the number."""
+
+    reference: FSDPEngineWithLMHead | None = None
+    """The engine of a frozen reference model, for an objective that needs one; None for this one with its adapter off."""
+
+    is_reference = False
+    """Whether what now runs is the reference model."""
+
+    _reference_logits: Tensor | None = None
 
     share_prompts = False
 
@@ -130,13 +150,38 @@ class ExactLogProbs:
 
     def forward_backward_batch(self, data: TensorDict, loss_function, forward_only=False):
         """See `FSDPEngineWithLMHead`."""
-        if not self.share_prompts or why_not_in_batch(data) is not None:
-            return super().forward_backward_batch(data, loss_function, forward_only=forward_only)
-        with _micro_batches_of(shared_micro_batches):
-            return super().forward_backward_batch(data, loss_function, forward_only=forward_only)
+        shares = self.share_prompts and why_not_in_batch(data) is None
+        with _micro_batches_of(shared_micro_batches) if shares else nullcontext():
+            output = super().forward_backward_batch(data, loss_function, forward_only=forward_only)
+        if loss_function is not None and self.mean_over_counted:
+            self._take_mean_over_counted(output, data, forward_only=forward_only)
+        return output
+
+    def _take_mean_over_counted(self, output: dict, data: TensorDict, *, forward_only: bool) -> None:
+        """From the mean over all learned tokens to that over those which the objective counts.
+
+        How many these are is known only after the last micro-batch; a mean is the same sum, though, over another number.
+        """
+        counted = torch.tensor(sum(output["metrics"][NUM_COUNTED]), device=get_device_name())
+        torch.distributed.all_reduce(counted, group=self.get_data_parallel_group())
+        learned = tu.get_non_tensor_data(data=data, key="batch_num_tokens", default=None)
+        if counted.item() == learned:
+            return
+        factor = learned / max(counted.item(), 1)
+        output["loss"] = [factor * loss for loss in output["loss"]]
+        if not forward_only:
+            for parameter in self.module.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(factor)
 
     def forward_step(self, micro_batch: TensorDict, loss_function, forward_only):
-        """See `FSDPEngineWithLMHead`; counts the tokens of rows and those computed, where prompts are shared."""
+        """See `FSDPEngineWithLMHead`; counts the tokens of rows and those computed, where prompts are shared.
+
+        A reference model that the objective asks for runs first, on the same micro-batch.
+        """
+        if loss_function is not None and self._needs.reference:
+            micro_batch = micro_batch.to(get_device_id())
+            self._run_reference(micro_batch)
         loss, output = super().forward_step(micro_batch, loss_function, forward_only)
         if self.share_prompts and loss_function is not None:
             tokens = micro_batch["input_ids"].values().numel()
@@ -144,6 +189,31 @@ class ExactLogProbs:
             computed = tokens if layout is None else layout.kept.numel()
             output["metrics"] = {**output["metrics"], TOKENS_OF_ROWS: tokens, TOKENS_COMPUTED: computed}
         return loss, output
+
+    @property
+    def _needs(self) -> Needs:
+        """Of the objective; none while the reference runs."""
+        return Needs() if self.objective is None or self.is_reference else self.objective.needs
+
+    def _run_reference(self, micro_batch: TensorDict) -> None:
+        """Put the reference's log-probs into the micro-batch, and keep its hidden states for the head where needed."""
+        engine = self if self.reference is None else self.reference
+        engine.objective = self.objective
+        engine.is_reference = True
+        training = engine.module.training
+        adapter_off = self.disable_adapter() if self.reference is None else nullcontext()
+        try:
+            engine.module.eval()
+            with torch.no_grad(), adapter_off:
+                _, output = engine.forward_step(micro_batch.copy(), None, True)  # its flags change on the way
+        finally:
+            engine.is_reference = False
+            engine.module.train(training)
+        micro_batch["reference_log_probs"] = output["model_output"]["log_probs"]
+        if engine is not self:
+            self._reference_logits, engine._reference_logits = engine._reference_logits, None
+            if self._head is not None:
+                self._head.reference, engine._head.reference = engine._head.reference, None
 
     def _build_module(self):
         use_our_attention(self.model_config)
@@ -163,35 +233,69 @@ class ExactLogProbs:
 
         verl computes them in the dtype of the logits, and `sft_loss` then sums thousands of bf16 numbers.
         """
-        layout = output_args["layout"]
-        outputs = self._token_outputs(output, output_args, output_args["laid_out"], logits_processor_func)
+        layout, laid_out = output_args["layout"], output_args["laid_out"]
+        extras: dict[str, Tensor | None] = {}
+        if self._head is not None and not _needs_logits(laid_out):
+            answer = self._head.answer(output.logits)
+            output = _LogProbsOutput(answer.log_probs, answer.entropy)
+            extras = {"top_k_entropy": answer.top_k_entropy, "divergence": answer.divergence}
+        elif self.objective is not None:
+            extras = self._asked_of_logits(output.logits)
+        outputs = self._token_outputs(output, output_args, laid_out, logits_processor_func)
+        for name, values in extras.items():
+            if values is not None:
+                outputs[name] = self._as_rows(values, output_args, laid_out)
         return outputs if layout is None else layout.undo(outputs, micro_batch["input_ids"].offsets())
 
     def _token_outputs(self, output, output_args, micro_batch: TensorDict, logits_processor_func):
-        """`prepare_model_outputs` of the tokens that went through the model."""
+        """`prepare_model_outputs` of the tokens that went through the model, without what only an objective asks for."""
         if _flag(micro_batch, "use_fused_kernels"):
             return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
-        if self._head is not None and not _needs_logits(micro_batch):
-            answer = self._head.answer(output.logits)
-            output = _LogProbsOutput(answer.log_probs, answer.entropy)
-        elif output_args["temperature_is_one"] and not (
-            _needs_logits(micro_batch) or _flag(micro_batch, "calculate_entropy")
-        ):
-            labels = self._laid_out(output_args["input_ids_rmpad_rolled"], micro_batch, output.logits.shape[:2])
-            output = _LogProbsOutput(token_log_probs(output.logits, labels))
-        else:
-            output.logits = output.logits.float()
+        if not isinstance(output, _LogProbsOutput):
+            if output_args["temperature_is_one"] and not (
+                _needs_logits(micro_batch) or _flag(micro_batch, "calculate_entropy")
+            ):
+                labels = self._laid_out(output_args["input_ids_rmpad_rolled"], micro_batch, output.logits.shape[:2])
+                output = _LogProbsOutput(token_log_probs(output.logits, labels))
+            else:
+                output.logits = output.logits.float()
         if isinstance(output, _LogProbsOutput):
             tu.assign_non_tensor(micro_batch, use_fused_kernels=True)  # log-probs and entropy are there
         return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
 
+    def _asked_of_logits(self, logits: Tensor) -> dict[str, Tensor]:
+        """What the objective asks for, where all logits are at hand; (rows, tokens) each, at a temperature of 1."""
+        if self.is_reference:
+            self._reference_logits = logits if self.objective.needs.divergence is not None else None
+            return {}
+        needs, found = self.objective.needs, {}
+        if needs.top_k_entropy or needs.divergence is not None:
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if needs.top_k_entropy:
+            found["top_k_entropy"] = top_k_entropy(logits, min(needs.top_k_entropy, logits.shape[-1]))
+        if needs.divergence is not None:
+            reference, self._reference_logits = self._reference_logits.to(logits.dtype), None
+            values = needs.divergence(logits.flatten(0, 1).log_softmax(-1), reference.flatten(0, 1).log_softmax(-1))
+            found["divergence"] = values.view(logits.shape[:2])
+        return found
+
+    def _as_rows(self, values: Tensor, output_args: dict, micro_batch: TensorDict) -> Tensor:
+        """Jagged (rows, tokens), as verl returns log-probs, of values that are laid out as the model sees the tokens."""
+        offsets = micro_batch["input_ids"].offsets()
+        if self._is_packed(micro_batch):
+            values = self._gather_and_unpad_packed(values.squeeze(0), output_args["pad_size"])
+        else:
+            values = values[torch.arange(values.shape[1], device=values.device) < offsets.diff().unsqueeze(1)]
+        return torch.nested.nested_tensor_from_jagged(values, offsets)
+
     def _head_request(self, micro_batch: TensorDict, output_args: dict, shape: torch.Size) -> HeadRequest | None:
         if _needs_logits(micro_batch):
             return None
-        wanted, token_loss = None, None
+        wanted, token_loss, needs = None, None, self._needs
         if _flag(micro_batch, "only_learned"):
             wanted = self._laid_out(self._learned(micro_batch, output_args), micro_batch, shape)
-            token_loss = self.token_loss
+            if self.objective is not None and needs.of_single_tokens and not (self.is_reference or self.weighted):
+                token_loss = self.objective.token_loss
         temperature = 1.0
         if not output_args["temperature_is_one"]:
             packed = output_args.get("temperature_rmpad")  # (tokens of this rank,), or (batch,) where rows are padded
@@ -201,7 +305,11 @@ class ExactLogProbs:
             wanted=wanted,
             temperature=temperature,
             with_entropy=_flag(micro_batch, "calculate_entropy"),
+            top_k=needs.top_k_entropy,
             token_loss=token_loss,
+            divergence=needs.divergence,
+            reference=None if needs.divergence is None else self._head.reference,
+            for_reference=self.is_reference and self.objective.needs.divergence is not None,
         )
 
     def _learned(self, micro_batch: TensorDict, output_args: dict) -> Tensor:

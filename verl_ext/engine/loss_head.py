@@ -43,9 +43,19 @@ _ACCUMULATED_ROWS = 2048  # of dL/dW that are added at a time: a product of few 
 @dataclass(frozen=True)
 class _Plan:
     with_entropy: bool
+    top_k: int
     learns: bool
-    token_loss: Callable[[Tensor], Tensor] | None
+    token_loss: Callable[..., Tensor] | None
     chunk_bytes: int
+
+
+@dataclass(frozen=True)
+class HeadOutputs:
+    """What the head says of each token, (tokens,) each, in nats, fp32 (fp64 for fp64 inputs); None if not asked for."""
+
+    log_probs: Tensor
+    entropy: Tensor | None = None
+    top_k_entropy: Tensor | None = None
 
 
 def head_log_probs(
@@ -77,6 +87,31 @@ def head_log_probs(
     Raises:
         ValueError: shapes or dtypes that do not fit.
     """
+    outputs = head_outputs(
+        *(hidden_states, weight, labels),
+        temperature=temperature,
+        with_entropy=with_entropy,
+        token_loss=token_loss,
+        chunk_bytes=chunk_bytes,
+    )
+    return outputs.log_probs, outputs.entropy
+
+
+def head_outputs(
+    hidden_states: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    *,
+    temperature: Tensor | float = 1.0,
+    with_entropy: bool = False,
+    top_k: int = 0,
+    token_loss: Callable[..., Tensor] | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> HeadOutputs:
+    """The same, and `top_k_entropy` of the `top_k` likeliest words, which carries no gradient.
+
+    With `top_k`, `token_loss` gets that entropy as its second argument.
+    """
     if hidden_states.dim() != 2 or weight.dim() != 2 or labels.shape != hidden_states.shape[:1]:
         raise ValueError(
             f"hidden_states {tuple(hidden_states.shape)}, weight {tuple(weight.shape)} and labels "
@@ -84,16 +119,25 @@ def head_log_probs(
         )
     if hidden_states.dtype != weight.dtype:
         raise ValueError(f"hidden_states are {hidden_states.dtype}, weight is {weight.dtype}: expected the same")
-    tokens = labels.shape[0]
-    dtype = _wide(weight.dtype)
-    if isinstance(temperature, Tensor):
-        scale = (1.0 / temperature.to(dtype)).expand(tokens)
-    else:
-        scale = None if temperature == 1.0 else torch.full((tokens,), 1.0 / temperature, dtype=dtype).to(labels.device)
+    scale = inverse_temperature(temperature, labels, wide_dtype(weight.dtype))
     learns = torch.is_grad_enabled() and (hidden_states.requires_grad or weight.requires_grad)
-    plan = _Plan(with_entropy, learns, token_loss if learns else None, chunk_bytes)
-    log_probs, entropy = _LogProbs.apply(hidden_states, weight, labels, scale, plan)
-    return log_probs, entropy if with_entropy else None
+    plan = _Plan(with_entropy, min(top_k, weight.shape[0]), learns, token_loss if learns else None, chunk_bytes)
+    return HeadOutputs(*_LogProbs.apply(hidden_states, weight, labels, scale, plan))
+
+
+def inverse_temperature(temperature: Tensor | float, labels: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """1 / temperature of each token, (tokens,), or None where it is 1 for all."""
+    if isinstance(temperature, Tensor):
+        return (1.0 / temperature.to(dtype)).expand(labels.shape[0])
+    if temperature == 1.0:
+        return None
+    return torch.full(labels.shape, 1.0 / temperature, dtype=dtype, device=labels.device)
+
+
+def top_k_entropy(logits: Tensor, k: int) -> Tensor:
+    """Entropy of the k likeliest words, their probabilities made to sum to one; (..., vocabulary) to (...), no gradient."""
+    log_probs = logits.detach().topk(k, dim=-1).values.log_softmax(-1)
+    return -(log_probs.exp() * log_probs).sum(-1)
 
 
 class _LogProbs(torch.autograd.Function):
@@ -108,13 +152,13 @@ class _LogProbs(torch.autograd.Function):
         ctx.save_for_backward(hidden, weight, labels, scale, result.lse, result.entropy)
         ctx.plan = plan
         ctx.ready, ctx.kept = result.ready(), result.kept
-        if result.entropy is None:
-            return result.log_probs, None
-        return result.log_probs, result.entropy
+        if result.top_k_entropy is not None:
+            ctx.mark_non_differentiable(result.top_k_entropy)
+        return result.log_probs, result.entropy, result.top_k_entropy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_log_probs: Tensor | None, d_entropy: Tensor | None):
+    def backward(ctx, d_log_probs: Tensor | None, d_entropy: Tensor | None, _d_top_k_entropy: Tensor | None):
         if d_log_probs is None and d_entropy is None:
             return None, None, None, None, None
         ready, ctx.ready = ctx.ready, None  # used up: a second backward pass computes anew
@@ -170,11 +214,12 @@ class _Forward:
 
     def __init__(self, hidden, weight, labels, scale, plan: _Plan, *, needs: tuple[bool, bool]) -> None:
         self.hidden, self.weight, self.labels, self.scale, self.plan = hidden, weight, labels, scale, plan
-        tokens, self.dtype = labels.shape[0], _wide(weight.dtype)
+        tokens, self.dtype = labels.shape[0], wide_dtype(weight.dtype)
         self.log_probs = hidden.new_empty(tokens, dtype=self.dtype)
         self.lse = torch.empty_like(self.log_probs)
         self.entropy = torch.empty_like(self.log_probs) if plan.with_entropy else None
-        self.chunks = _even_slices(tokens, plan.chunk_bytes // (weight.shape[0] * _bytes_per_logit(weight)))
+        self.top_k_entropy = torch.empty_like(self.log_probs) if plan.top_k else None
+        self.chunks = even_slices(tokens, plan.chunk_bytes // (weight.shape[0] * _bytes_per_logit(weight)))
         self.kept: _Kept | None = None
         self.expected = self.d_hidden = self.d_weight = None
         if plan.token_loss is not None and self._accumulator_is_worth_it(needs[1]):
@@ -235,9 +280,12 @@ class _Forward:
         self.lse[tokens], self.log_probs[tokens] = lse.squeeze(1), log_probs.squeeze(1)
         if self.entropy is not None:
             self.entropy[tokens] = lse.squeeze(1) - torch.linalg.vecdot(probs, values)
+        if self.top_k_entropy is not None:
+            self.top_k_entropy[tokens] = top_k_entropy(values, self.plan.top_k)
         if self.expected is None:
             return
-        expected = _gradient_of(self.plan.token_loss, log_probs)
+        known = () if self.top_k_entropy is None else (self.top_k_entropy[tokens].unsqueeze(1),)
+        expected = _gradient_of(self.plan.token_loss, log_probs, *known)
         self.expected[tokens] = expected.squeeze(1)
         if scale is not None:
             expected = expected * scale
@@ -277,7 +325,7 @@ def _gradients(
     column = [x if x is None else x.unsqueeze(1) for x in (scale, lse, entropy, d_log_probs, d_entropy)]
     scale, lse, entropy, d_log_probs, d_entropy = column
     if kept is None:
-        blocks = _even_slices(weight.shape[0], chunk_bytes // (max(tokens, 1) * _bytes_per_logit(weight)))
+        blocks = even_slices(weight.shape[0], chunk_bytes // (max(tokens, 1) * _bytes_per_logit(weight)))
         buffer = hidden.new_empty(tokens * blocks[0].stop)
     else:
         blocks, buffer = [slice(0, weight.shape[0])], kept.logits.view(-1)
@@ -332,13 +380,13 @@ def _factor_between(expected: Tensor, found: Tensor) -> Tensor | None:
     return factor if bool(((found - wanted).abs() <= PROPORTIONAL * wanted.abs()).all()) else None
 
 
-def _gradient_of(token_loss: Callable[[Tensor], Tensor], log_probs: Tensor) -> Tensor:
+def _gradient_of(token_loss: Callable[..., Tensor], log_probs: Tensor, *known: Tensor) -> Tensor:
     with torch.enable_grad():
         log_probs = log_probs.detach().requires_grad_()
-        return torch.autograd.grad(token_loss(log_probs).sum(), log_probs)[0]
+        return torch.autograd.grad(token_loss(log_probs, *known).sum(), log_probs)[0]
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -347,8 +395,8 @@ def _bytes_per_logit(weight: Tensor) -> int:
     own = weight.element_size()
     if weight.device.type == "cpu":
         return own
-    wide = _wide(weight.dtype).itemsize
-    return own + wide if weight.dtype == _wide(weight.dtype) else own + 2 * wide
+    wide = wide_dtype(weight.dtype).itemsize
+    return own + wide if weight.dtype == wide_dtype(weight.dtype) else own + 2 * wide
 
 
 def _rows_in_cache(logits: Tensor) -> int:
@@ -358,7 +406,7 @@ def _rows_in_cache(logits: Tensor) -> int:
     return max(_CACHED_ELEMENTS * torch.get_num_threads() // logits.shape[1], 1)
 
 
-def _even_slices(count: int, most: int) -> list[slice]:
+def even_slices(count: int, most: int) -> list[slice]:
     """As few slices as have at most `most` entries (at least 1), of sizes as equal as can be, the largest first."""
     pieces = -(-count // max(most, 1))
     return list(_slices(count, -(-count // pieces))) if pieces else []

@@ -16,7 +16,9 @@ import torch
 from peft.tuners.lora import Linear as LoRALinear
 from torch import Tensor, nn
 
-from verl_ext.engine.loss_head import head_log_probs
+from verl_ext.engine.divergence import ReferenceHead, head_divergence
+from verl_ext.engine.loss_head import head_outputs
+from verl_ext.objectives.objective import Divergence
 
 CHANGES_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
 """Keys of model configurations under which logits are changed after the head (transformers 5.10)."""
@@ -30,23 +32,33 @@ class HeadRequest:
         labels: next token of each position, (rows, tokens), laid out like the input.
         wanted: positions whose log-probability is needed, bool, the same shape; None for all. Others get 0.
         temperature: of each position, the same shape, or one for all.
-        with_entropy: see `head_log_probs`.
-        token_loss: see `head_log_probs`; of the wanted positions.
+        with_entropy, top_k: see `head_outputs`.
+        token_loss: see `head_outputs`; of the wanted positions.
+        divergence: see `head_divergence`, together with the reference.
+        reference: what `HeadInModel.reference` held after the reference's pass over the same positions.
+        for_reference: keep what the head was given, in `HeadInModel.reference`; with its weight, unless that is the
+            policy's own and does not learn.
     """
 
     labels: Tensor
     wanted: Tensor | None = None
     temperature: Tensor | float = 1.0
     with_entropy: bool = False
-    token_loss: Callable[[Tensor], Tensor] | None = None
+    top_k: int = 0
+    token_loss: Callable[..., Tensor] | None = None
+    divergence: Divergence | None = None
+    reference: ReferenceHead | None = None
+    for_reference: bool = False
 
 
 @dataclass(frozen=True)
 class HeadAnswer:
-    """What came back, (rows, tokens) each; `entropy` is None where it was not asked for."""
+    """What came back, (rows, tokens) each; None where it was not asked for."""
 
     log_probs: Tensor
-    entropy: Tensor | None
+    entropy: Tensor | None = None
+    top_k_entropy: Tensor | None = None
+    divergence: Tensor | None = None
 
 
 class HeadInModel:
@@ -60,6 +72,8 @@ class HeadInModel:
         self._request: HeadRequest | None = None
         self._hidden_states: Tensor | None = None
         self._returned: Tensor | None = None
+        self._fields: tuple[str, ...] = ()
+        self.reference: ReferenceHead | None = None
         # FSDP2 puts its own hook before this one, and its other hook after ours, because it comes later.
         head.register_forward_pre_hook(self._before)
         head.register_forward_hook(self._after)
@@ -84,7 +98,7 @@ class HeadInModel:
                 "this model does not return what its output layer does, so that the chunked loss head would be wrong; "
                 "set model.fused_kernel_options.loss_head=plain"
             )
-        return HeadAnswer(*returned.unbind()) if returned.dim() == 3 else HeadAnswer(returned, None)
+        return HeadAnswer(**dict(zip(self._fields, returned.unbind(), strict=True)))
 
     def _before(self, _module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor] | None:
         if self._request is None:
@@ -96,7 +110,11 @@ class HeadInModel:
         if self._request is None:
             return None
         hidden_states, self._hidden_states = self._hidden_states, None
-        self._returned = _answer(module, hidden_states, self._request)
+        answers, reference = _answer(module, hidden_states, self._request)
+        if self._request.for_reference:
+            self.reference = reference
+        self._fields = tuple(answers)
+        self._returned = torch.stack(list(answers.values()))  # one tensor, whose gradient FSDP waits for
         return self._returned
 
 
@@ -122,8 +140,10 @@ def why_not_chunked(head: nn.Module | None, config: object, *, strategy: str) ->
     return "the head has a bias" if head.bias is not None else None
 
 
-def _answer(module: nn.Module, hidden_states: Tensor, request: HeadRequest) -> Tensor:
-    """(rows, tokens), or with the entropy (2, rows, tokens)."""
+def _answer(
+    module: nn.Module, hidden_states: Tensor, request: HeadRequest
+) -> tuple[dict[str, Tensor], ReferenceHead | None]:
+    """Fields of `HeadAnswer`, (rows, tokens) each, and what a later pass needs of this one."""
     shape = request.labels.shape
     hidden_states, labels = hidden_states.flatten(0, 1), request.labels.flatten()
     temperature = request.temperature
@@ -133,24 +153,51 @@ def _answer(module: nn.Module, hidden_states: Tensor, request: HeadRequest) -> T
         hidden_states, labels = hidden_states[wanted], labels[wanted]
         temperature = temperature[wanted] if isinstance(temperature, Tensor) else temperature
     hidden_states, weight = _linear_map(module, hidden_states)
-    if torch.is_autocast_enabled(hidden_states.device.type):  # as it would be in the module's own forward
-        dtype = torch.get_autocast_dtype(hidden_states.device.type)
-        hidden_states, weight = hidden_states.to(dtype), weight.to(dtype)
-    log_probs, entropy = head_log_probs(
-        hidden_states,
-        weight,
-        labels,
-        temperature=temperature,
-        with_entropy=request.with_entropy,
-        token_loss=request.token_loss,
-    )
+    is_policys = weight is _base_weight(module) and not weight.requires_grad
+    hidden_states, weight = _in_autocast(hidden_states, weight)
+    reference = None
+    if request.for_reference:
+        # A sharded weight is whole for as long as its module runs.
+        reference = ReferenceHead(hidden_states.detach(), None if is_policys else weight.detach().clone())
+    with_divergence = request.divergence is not None
+    answers: dict[str, Tensor | None] = {}
+    if with_divergence:
+        of_reference = request.reference
+        if of_reference.weight is None:
+            own = _in_autocast(of_reference.hidden_states, _base_weight(module))[1]
+            of_reference = ReferenceHead(of_reference.hidden_states, own)
+        answers["log_probs"], answers["divergence"] = head_divergence(
+            *(hidden_states, weight, labels, of_reference, request.divergence), temperature=temperature
+        )
+    if not with_divergence or request.with_entropy or request.top_k:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not with_divergence):
+            outputs = head_outputs(
+                *(hidden_states, weight, labels),
+                temperature=temperature,
+                with_entropy=request.with_entropy,
+                top_k=request.top_k,
+                token_loss=request.token_loss,
+            )
+        answers = vars(outputs) | answers
 
     def laid_out(values: Tensor) -> Tensor:
         if wanted is None:
-            return values.view(shape).clone()  # FSDP2 warns of views that a module returns
+            return values.view(shape)
         return values.new_zeros(shape).masked_scatter(request.wanted, values)
 
-    return laid_out(log_probs) if entropy is None else torch.stack([laid_out(log_probs), laid_out(entropy)])
+    return {name: laid_out(values) for name, values in answers.items() if values is not None}, reference
+
+
+def _in_autocast(hidden_states: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """In the precision in which the module's own forward would compute."""
+    if torch.is_autocast_enabled(hidden_states.device.type):
+        dtype = torch.get_autocast_dtype(hidden_states.device.type)
+        return hidden_states.to(dtype), weight.to(dtype)
+    return hidden_states, weight
+
+
+def _base_weight(module: nn.Module) -> Tensor:
+    return module.weight if isinstance(module, nn.Linear) else module.base_layer.weight
 
 
 def _linear_map(module: nn.Module, hidden_states: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Train with DFT (arXiv 2508.05629) or plain SFT on verl's FSDP engine.
+"""Train with DFT (arXiv 2508.05629), plain SFT or another objective on verl's FSDP engine.
 
     torchrun --standalone --nproc_per_node=8 -m verl_ext.trainer.fsdp_dft_trainer \\
         model.path=Qwen/Qwen2.5-Math-1.5B data.train_files=numina_cot/train.parquet \\
@@ -6,6 +6,20 @@
         data.response_key=extra_info data.response_dict_keys=[answer]
 
 Without torchrun it runs as a single process. `--cfg` prints the composed configuration and stops.
+
+Objectives (objective.name=NAME; docs/methods.md says which when), and their parameters with the defaults:
+
+    dft         -p log p with p held, arXiv 2508.05629
+    sft         -log p
+    power       objective.alpha=1.0
+    top_p       objective.threshold=0.1 objective.denominator=kept|all
+    top_log_p   objective.threshold=0.1 objective.denominator=kept|all (all: ProFit)
+    eaft        objective.alpha=1.0 objective.top_k=20
+    asft        objective.kl_weight=0.1 objective.direction=forward|reverse
+    iw_sft      objective.level=sequence|token objective.exponent=2.0
+    psft        objective.clip_high=0.28 objective.steps=8
+
+One of your own: model.external_lib=MODULE; `--cfg` then shows its parameters too.
 
 Exit codes: 0 done; 2 the input cannot work (one line says why); 3 training diverged; 75 stopped by SIGTERM or
 SIGINT after saving, run the same command to continue.
@@ -42,6 +56,9 @@ def _run(arguments: list[str]) -> int:
     only_print = "--cfg" in arguments
     config = compose_config(CONFIG_NAME, [argument for argument in arguments if argument != "--cfg"], DFT_VOCABULARY)
     if only_print:
+        from verl_ext.trainer.supervised.objective import complete_objective
+
+        complete_objective(config)
         print(OmegaConf.to_yaml(config))
         return 0
     world_size = ranks_from_environment()

@@ -3,6 +3,7 @@
 default_local_dir/
   latest_checkpointed_iteration.txt     step of the newest complete checkpoint
   global_step_N/                        verl's shards of model, optimizer, scheduler and random state
+    tensors_rank_R.safetensors          what else rank R needs to continue; where there is such a thing
     run_state.json                      which run it is of, and its counters
     huggingface/                        config and tokenizer; in the last checkpoint also the weights
     lora_config/                        how an adapter is scaled, in PEFT's form; with LoRA only
@@ -22,6 +23,8 @@ from types import MappingProxyType
 from typing import Any
 
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from verl.utils.checkpoint.checkpoint_manager import get_checkpoint_tracker_filename
 from verl.workers.engine import BaseEngine
@@ -114,12 +117,23 @@ class Checkpoints:
         if extended:
             follow_schedule(self.engine.lr_scheduler)
 
+    def tensors(self, path: Path) -> dict[str, Tensor]:
+        """What this rank gave `save` beside the engine's own; on the CPU."""
+        file = _tensors_of_this_rank(path)
+        return load_file(file) if file.is_file() else {}
+
     def save(
-        self, step: int, progress: Progress, *, files: Callable[[], Mapping[str, str]] = lambda: MappingProxyType({})
+        self,
+        step: int,
+        progress: Progress,
+        *,
+        tensors: Mapping[str, Tensor] = MappingProxyType({}),
+        files: Callable[[], Mapping[str, str]] = lambda: MappingProxyType({}),
     ) -> Path:
         """Save after `step` steps; returns the folder of the checkpoint.
 
         Args:
+            tensors: name -> what else this rank needs to continue.
             files: gives name -> text of further files that belong to the checkpoint; called where they are written.
         """
         final = self.folder / f"global_step_{step}"
@@ -128,6 +142,8 @@ class Checkpoints:
             self._remove_incomplete()
         dist.barrier()
         self.engine.save_checkpoint(local_path=str(partial), global_step=step, max_ckpt_to_keep=None)
+        if tensors:
+            save_file({name: values.contiguous() for name, values in tensors.items()}, _tensors_of_this_rank(partial))
         if self._first_in_folder:
             saved = {"state": asdict(self.state), "progress": asdict(progress)}
             (partial / RUN_STATE_FILE).write_text(json.dumps(saved, indent=2))
@@ -212,6 +228,10 @@ def has_weights(path: Path) -> bool:
 def shard_names(rank: int, ranks: int) -> list[str]:
     """The files of a rank in a checkpoint of verl's FSDP engine."""
     return [f"{kind}_world_size_{ranks}_rank_{rank}.pt" for kind in ("model", "optim", "extra_state")]
+
+
+def _tensors_of_this_rank(checkpoint: Path) -> Path:
+    return checkpoint / f"tensors_rank_{dist.get_rank()}.safetensors"
 
 
 def _is_first_in(folder: Path) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from omegaconf import DictConfig
 
-from verl_ext.errors import ConfigError, nearest
+from verl_ext.errors import ConfigError
 from verl_ext.trainer.run.required import require_values
 from verl_ext.trainer.supervised.checks import check_choice, check_common
 
@@ -41,19 +44,40 @@ def check_rows(config: DictConfig, num_rows: int) -> None:
 
 
 def _check_objective(config: DictConfig) -> None:
-    from verl_ext.objectives.registry import objective_names
+    from verl_ext.trainer.supervised.objective import complete_objective
 
-    names = objective_names()
-    name = config.objective.name
-    if name not in names:
-        suggestion = nearest(str(name), names)
-        hint = f" (did you mean {suggestion}?)" if suggestion else ""
-        raise ConfigError("objective.name", given=name, expected=f"one of {', '.join(names)}{hint}")
+    objective = complete_objective(config)
+    needs = objective.needs
+    if config.model.use_fused_kernels and (needs.top_k_entropy or needs.divergence is not None):
+        raise ConfigError(
+            "model.use_fused_kernels",
+            given=True,
+            expected=f"False with objective.name={config.objective.name}: verl's fused head gives log-probabilities alone",
+        )
+    if needs.weights and config.data.weights_key is None:
+        raise ConfigError(
+            "data.weights_key", given=None, expected=f"a column, which objective.name={config.objective.name} asks for"
+        )
+    if needs.reference and config.model.lora_adapter_path:
+        _check_adapter_can_be_off(config)
     if config.objective.reduction == "published" and config.data.use_dynamic_bsz:
         raise ConfigError(
             "data.use_dynamic_bsz",
             given=True,
             expected="False with objective.reduction=published, which is a mean over micro-batches of equal row counts",
+        )
+
+
+def _check_adapter_can_be_off(config: DictConfig) -> None:
+    """The reference is the model with its adapter off; biases of the model itself that were trained stay on."""
+    file = Path(config.model.lora_adapter_path).expanduser() / "adapter_config.json"
+    bias = json.loads(file.read_text()).get("bias", "none")
+    if bias != "none":
+        raise ConfigError(
+            "model.lora_adapter_path",
+            given=config.model.lora_adapter_path,
+            expected=f"an adapter with bias=none (it has {bias}) with objective.name={config.objective.name}, whose "
+            "reference is the model with the adapter off",
         )
 
 

@@ -12,13 +12,14 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from verl_ext.objectives.registry import TokenLoss
+from verl_ext.engine.fsdp import NUM_COUNTED
+from verl_ext.objectives.objective import Objective, Rows, TokenInputs
 
 Reduction = Literal["token_mean", "published"]
 REDUCTIONS: tuple[Reduction, ...] = ("token_mean", "published")
 
 SUM_NAMES = ("sum_loss", "sum_cross_entropy", "sum_prob", "num_tokens")
-"""What is added up for the log, over the learned tokens."""
+"""What is added up for the log, over the learned tokens. `supervised_loss` adds NUM_COUNTED."""
 
 
 def supervised_loss(
@@ -26,7 +27,7 @@ def supervised_loss(
     data: TensorDict,
     dp_group: object = None,
     *,
-    token_loss: TokenLoss,
+    objective: Objective,
     reduction: Reduction,
 ) -> tuple[Tensor, dict[str, Any]]:
     """Loss of one micro-batch, scaled so that the micro-batches of all ranks add up to the batch's loss.
@@ -38,11 +39,17 @@ def supervised_loss(
         published:  1 / K * sum_M loss_t / (|M| + 1e-8)     the DFT repository's reduction: a token counts for
                                                             more in a micro-batch that has few
 
+    Where the objective counts some tokens only, the engine makes of the first the mean over those, and the second is a
+    mean over those in each micro-batch.
+
     Args:
-        model_output: "log_probs", jagged (rows, tokens): entry t is log p of token t + 1, fp32 or wider.
-        data: a micro-batch with "loss_mask", jagged (rows, tokens), and verl's batch_num_tokens and dp_size.
+        model_output: "log_probs", jagged (rows, tokens): entry t is log p of token t + 1, fp32 or wider. "top_k_entropy"
+            and "divergence", laid out alike, where the objective asks for them.
+        data: a micro-batch with "loss_mask", jagged (rows, tokens), and verl's batch_num_tokens and dp_size; with
+            "reference_log_probs" and "old_log_probs", laid out like the log-probs, where the objective asks for them.
+            "weights", laid out like the tokens, multiply the losses of an objective that does not ask for them.
         dp_group: unused; part of verl's interface.
-        token_loss: from the log-probs to the loss of each token.
+        objective: from what it asks for to the loss of each token.
         reduction: see above.
 
     Returns:
@@ -51,15 +58,52 @@ def supervised_loss(
     log_probs = model_output["log_probs"].values()
     # Entry t predicts token t + 1. A row's last entry wraps to the next row's first token, which is never learned.
     learned = torch.roll(data["loss_mask"].values(), shifts=-1, dims=0).bool()
-    losses = torch.where(learned, token_loss(log_probs), 0.0)
+    weights = data.get("weights", None)
+    weights = None if weights is None else torch.roll(weights.values(), shifts=-1)
+    inputs = _inputs(model_output, data, objective, log_probs, learned, weights)
+    losses = objective.token_losses(inputs)
+    if weights is not None and not objective.needs.weights:
+        losses = losses * weights
+    losses = torch.where(learned, losses, 0.0)
     sum_loss = losses.sum()
+    counted = objective.counted(inputs)
+    counted = learned if counted is None else counted & learned
     if reduction == "token_mean":
         loss = sum_loss * (data["dp_size"] / data["batch_num_tokens"])
     else:
         rows_per_rank = data["global_batch_size"] // data["dp_size"]
         num_micro_batches = rows_per_rank // data["micro_batch_size_per_gpu"]
-        loss = sum_loss / (learned.sum() + 1e-8) / num_micro_batches
-    return loss, sums_for_log(sum_loss, log_probs, learned)
+        loss = sum_loss / (counted.sum() + 1e-8) / num_micro_batches
+    return loss, sums_for_log(sum_loss, log_probs, learned) | {NUM_COUNTED: counted.sum().item()}
+
+
+def _inputs(
+    model_output: dict[str, Tensor],
+    data: TensorDict,
+    objective: Objective,
+    log_probs: Tensor,
+    learned: Tensor,
+    weights: Tensor | None,
+) -> TokenInputs:
+    needs = objective.needs
+    given: dict[str, Any] = {}
+    if needs.top_k_entropy:
+        given["top_k_entropy"] = model_output["top_k_entropy"].values()
+    if needs.divergence is not None:
+        given["divergence"] = model_output["divergence"].values()
+    if needs.reference_log_probs:
+        given["reference_log_probs"] = data["reference_log_probs"].values()
+    if needs.old_log_probs:
+        old = data.get("old_log_probs", None)
+        # Outside training there is no old policy but the one at hand.
+        given["old_log_probs"] = log_probs.detach() if old is None else old.values()
+    if needs.weights:
+        given["weights"] = weights
+    if needs.rows:
+        lengths = data["loss_mask"].offsets().diff()
+        index = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+        given["rows"] = Rows(index, learned)
+    return TokenInputs(log_probs=log_probs, **given)
 
 
 @torch.no_grad()

@@ -26,7 +26,6 @@ from verl.utils.dataset.dataset_utils import DatasetPadMode, SFTTensorCollator
 from verl.utils.device import get_device_name, get_torch_device
 
 from verl_ext.data.batching import GlobalBatches, evaluation_batches
-from verl_ext.objectives.registry import TokenLoss
 from verl_ext.trainer.run import startup
 from verl_ext.trainer.run.checkpoints import Checkpoint, Checkpoints, Progress, RunState
 from verl_ext.trainer.run.exits import TrainingDivergedError
@@ -94,9 +93,12 @@ class SupervisedTrainer(SFTTrainer, ABC):
     def _validation_row(self, row: int | None) -> dict[str, Tensor]:
         """A row; for None one that only keeps the ranks in step and carries no loss."""
 
-    def _token_loss(self) -> TokenLoss | None:
-        """The loss of a token, where it is a function of that token's log-probability alone: see `ExactLogProbs`."""
-        return None
+    def _tensors_to_save(self, step: int) -> dict[str, Tensor]:
+        """What this rank needs after so many steps to continue, beside the engine's state."""
+        return {}
+
+    def _load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `_tensors_to_save` gave."""
 
     def _before_first_step(self) -> bool:
         """What needs the weights that the run starts from, whether or not it then continues; False ends the run."""
@@ -114,7 +116,6 @@ class SupervisedTrainer(SFTTrainer, ABC):
         super()._build_engine()
         self.loss_fn = self._loss_function()
         self.training_client.set_loss_fn(loss_fn=self.loss_fn)
-        self.engine.token_loss = self._token_loss()
 
     def _build_dataloader(self) -> None:
         data = self.config.data
@@ -163,6 +164,7 @@ class SupervisedTrainer(SFTTrainer, ABC):
                 return False
             if self.checkpoint is not None:
                 self.checkpoints.load(self.checkpoint.path, extended=self.checkpoint.extended)
+                self._load_tensors(self.checkpoints.tensors(self.checkpoint.path))
                 self.log.note(f"continuing after step {self.resume_global_step} of {self.total_training_steps}")
             if self.resume_global_step >= self.total_training_steps:
                 self._add_weights(self.checkpoint.path)  # killed after the last save, before its weights were written
@@ -212,7 +214,7 @@ class SupervisedTrainer(SFTTrainer, ABC):
         return interrupted or is_last
 
     def _save(self, step: int, *, with_weights: bool) -> None:
-        path = self.checkpoints.save(step, self.progress)
+        path = self.checkpoints.save(step, self.progress, tensors=self._tensors_to_save(step))
         self.log.note(f"saved {path}")
         if with_weights:
             self._add_weights(path)

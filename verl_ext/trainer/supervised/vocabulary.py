@@ -38,7 +38,8 @@ def _translate_nft(key: str, value: Any) -> str:
     return f"objective.{field}={setting}"
 
 
-DFT_VOCABULARY = Vocabulary(old_names=DFT_OLD_NAMES, open_groups=OPEN_GROUPS)
+# An objective's parameters are its own: `registry.build_objective` refuses those that it does not have.
+DFT_VOCABULARY = Vocabulary(old_names=DFT_OLD_NAMES, open_groups=(*OPEN_GROUPS, "objective."))
 NFT_OFFLINE_VOCABULARY = Vocabulary(
     old_names=DFT_OLD_NAMES,
     translations=dict.fromkeys(PUBLISHED_NAMES, _translate_nft),
