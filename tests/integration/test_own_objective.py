@@ -41,7 +41,10 @@ def plain_losses(model_folder, train_file) -> list[float]:
         losses = []
         for row in (dataset[index] for index in batches.of_step(step)):
             log_p, log_start = (
-                m(input_ids=row["input_ids"][None]).logits[0, :-1].log_softmax(-1).gather(-1, row["input_ids"][1:, None])
+                m(input_ids=row["input_ids"][None])
+                .logits[0, :-1]
+                .log_softmax(-1)
+                .gather(-1, row["input_ids"][1:, None])
                 for m in (model, start_model)
             )
             moved = log_p - log_start.detach()
