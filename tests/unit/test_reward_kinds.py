@@ -182,10 +182,158 @@ EQUAL = {
         ("\\frac{13}{4} \\text{ cm$^2$}", "\\frac{13}{4} \\text{ square centimeters}"),
         ("3\\text{ m$^3$}", "3 \\text{ cubic meters}"),
     ],
+    "letters that are no words": [
+        ("-bc+ad", "ad-bc"),
+        ("a(b-c)", "ab-ac"),
+        ("yx-xz", "xy-xz"),
+        ("K = ad-bc", "ad-bc"),
+        ("(ab)(cd)", "abcd"),
+        ("xyzw", "wxyz"),
+        ("p q-(p+q)", "pq-p-q"),
+        ("\\frac{2xy-2xz}{2}", "xy-xz"),
+        ("n(m-k)", "mn-kn"),
+        ("a*b*c*d", "abcd"),
+    ],
+    "numbers in brackets": [
+        ("2(3)", "6"),
+        ("(3)(4)", "12"),
+        ("\\frac12(3)(4)", "6"),
+        ("A=\\frac12bh=\\frac12(3)(4)=6", "6"),
+        ("\\pi(3)^2", "9\\pi"),
+        ("12(x+1)(3)", "36x+36"),
+        ("\\binom{4}{2}(5)", "30"),
+        ("3(-2)", "-6"),
+        ("2\\cdot3(4)", "24"),
+        ("f(x)=2(3)x", "f(x)=6x"),
+    ],
+    "factorials and named values": [
+        ("5! = 120", "120"),
+        ("3!+2! = 8", "8"),
+        ("8! / 2! = 20160", "20160"),
+        ("a_1+a_2=2", "2"),
+        ("\\frac{S_1}{S_2}=2", "2"),
+        ("|z|^2=5", "5"),
+        ("\\sigma^2=2", "2"),
+        ("\\operatorname{Var}(X)=2", "2"),
+        ("x^*=2", "2"),
+        ("6 = m+n", "6"),
+        ("N \\bmod 5 = 2", "2"),
+    ],
+    "what shows nothing": [
+        ("\\textcolor{red}{6}", "6"),
+        ("\\color{blue}6", "6"),
+        ("\\large 6", "6"),
+        ("6 \\quad \\checkmark", "6"),
+        ("6\\hspace{1cm}", "6"),
+        ("\\tag{1} 6", "6"),
+        ("=6", "6"),
+        ("\\therefore x=6", "6"),
+        ("`6`", "6"),
+        ("６", "6"),
+        ("\\#6", "6"),
+        ("\\sim 6.28", "6.28"),
+        ("\\text{negative }6", "-6"),
+        ("\\langle 1,2,3\\rangle", "(1,2,3)"),
+        ("\\left(2;4\\right)", "(2,4)"),
+        ("P(2,4)", "(2,4)"),
+    ],
+    "multiples and money": [
+        ("1.5\\text{ million}", "1500000"),
+        ("2 \\text{ billion}", "2\\times10^9"),
+        ("\\$1.2 \\text{ million}", "\\$1,200,000"),
+        ("3 hundred", "300"),
+        ("2.5 million", "2500000"),
+        ("\\text{€}5", "5"),
+        ("£5", "5"),
+        ("USD 5", "5"),
+        ("US\\$5", "5"),
+        ("\\text{twenty-one}", "21"),
+    ],
+    "residues": [
+        ("n \\equiv 3 \\pmod{7}", "3 \\pmod 7"),
+        ("x\\equiv 2\\ (\\mathrm{mod}\\ 5)", "x\\equiv 2\\pmod 5"),
+        ("x\\equiv 7\\pmod 5", "x\\equiv 2\\pmod 5"),
+        ("N\\equiv 2\\pmod 5", "2"),
+        ("2 \\pmod 5", "2"),
+    ],
+    "several equations": [
+        ("x=5\\lor x=6", "5,6"),
+        ("x=5 \\vee x=6", "\\{5,6\\}"),
+        ("x=2\\quad y=4", "(2,4)"),
+        ("x=2\\\\y=4", "(2,4)"),
+        ("x=2\\; y=4", "(2,4)"),
+        ("1 \\quad 2 \\quad 3", "1,2,3"),
+    ],
 }
 
 
 NOT_EQUAL = {
+    "letters that are no words": [
+        ("bc-ad", "ad-bc"),
+        ("a(b+c)", "ab-ac"),
+        ("xy-yz", "xy-xz"),
+        ("wxy", "wxyz"),
+        ("(ab)(cc)", "abcd"),
+        ("pq+p-q", "pq-p-q"),
+        ("m(n-k)", "mn-kn"),
+        ("5", "abcd"),
+        ("parabola", "hyperbola"),
+        ("ad-bd", "ad-bc"),
+    ],
+    "numbers in brackets": [
+        ("2(3)", "5"),
+        ("(3)(4)", "7"),
+        ("\\frac12(3)(4)", "\\frac72"),
+        ("A=\\frac12(3)(4)=7", "7"),
+        ("\\pi(3)^2", "6\\pi"),
+        ("12(3)", "123"),
+        ("3(-2)", "1"),
+        ("\\binom{4}{2}(5)", "11"),
+        ("2\\cdot3(4)", "10"),
+        ("(3)(4)", "34"),
+    ],
+    "factorials and named values": [
+        ("5! = 121", "121"),
+        ("5! = 120", "5"),
+        ("3!+2! = 9", "9"),
+        ("a_1^2=9", "9"),
+        ("x^2=9", "9"),
+        ("5 \\ne 120", "120"),
+        ("|z|^2=5", "25"),
+        ("\\frac{S_1}{S_2}=2", "\\frac12"),
+        ("6 = m+n", "m+n"),
+        ("x^*=2", "3"),
+    ],
+    "multiples and money": [
+        ("6\\text{ thousand}", "6"),
+        ("6\\text{ million}", "6"),
+        ("6\\text{ hundred}", "6"),
+        ("1.5\\text{ million}", "1.5"),
+        ("£5", "\\$5"),
+        ("\\text{€}5", "6"),
+        ("2 billion", "2000000"),
+        ("\\text{twenty-one}", "22"),
+        ("\\$1.2 \\text{ million}", "\\$12,000,000"),
+        ("\\text{negative }6", "6"),
+    ],
+    "residues": [
+        ("x\\equiv 3\\pmod 5", "x\\equiv 2\\pmod 5"),
+        ("x\\equiv 2\\pmod 7", "x\\equiv 2\\pmod 5"),
+        ("3 \\pmod 5", "2"),
+        ("2 \\pmod 5", "5"),
+        ("17 \\bmod 5", "17"),
+    ],
+    "several equations": [
+        ("x=5\\lor x=6", "6"),
+        ("x=5 \\vee x=6", "5"),
+        ("x=5 \\quad x=6", "6"),
+        ("x=5 \\\\ x=6", "6"),
+        ("x=5\\text{ but not }x=6", "6"),
+        ("x=5\\text{ if }y=6", "6"),
+        ("a=1 b=6", "6"),
+        ("x=2\\; y=6", "6"),
+        ("x=5 \\wedge y=6", "6"),
+    ],
     "braces and words around a number": [
         ("{5}{6}", "5"),
         ("{\\text{Navin}}", "\\text{Nav}"),
@@ -372,6 +520,18 @@ PHRASES = [
     ("The answer is 1,200 since each costs 12.", "1200", "12"),
     ("The answer is $3$ and $4$.", "3, 4", "3"),
     ("The answer is 36 - not 48.", "36", "-12"),
+    ("#### 72 clips in April and May", "72", "73"),
+    ("#### 18 dollars every day at the farmers' market", "18", "81"),
+    ("#### 20 cups of feed for the final meal", "20", "2"),
+    ("The answer is therefore 17.", "17", "7"),
+    ("So the answer is equal to 17.", "17", "71"),
+    ("The answer is approximately 72.", "72", "7"),
+    ("Answer: 3/4 of the cake", "3/4", "3"),
+    ("The answer is 12 km from town.", "12", "21"),
+    ("The answer is 3.5 (rounded).", "3.5", "3"),
+    ("#### = 5", "5", "6"),
+    ("The answer is `5`.", "5", "6"),
+    ("The answer is 2.5 million.", "2500000", "2.5"),
 ]
 
 
@@ -394,6 +554,11 @@ BOXES = [
     ("\\boxed{\\frac{1}{3}} or \\boxed{\\frac{2}{3}}", "\\frac13, \\frac23", "\\frac23"),
     ("First \\boxed{2}.\n\nBut no: \\boxed{5}.", "5", "2"),
     ("\\boxed{5}, \\boxed{100}", "5, 100", "5100"),
+    ("$\\boxed{3}$ (or $\\boxed{4}$)", "3, 4", "4"),
+    ("$\\boxed{3}$ (or perhaps $\\boxed{4}$)", "3, 4", "4"),
+    ("$\\boxed{4}$ and/or $\\boxed{5}$", "4, 5", "5"),
+    ("$\\boxed{3}$ or, $\\boxed{4}$", "3, 4", "4"),
+    ("It could be $\\boxed{3}$ or it could be $\\boxed{4}$.", "3, 4", "4"),
 ]
 
 
@@ -415,7 +580,53 @@ CHOICES = [
     "**Answer: B**",
     "b)",
     "The answer is B. Option D is too large.",
+    "So the correct option is B.",
+    "The correct choice is (B).",
+    "The correct option is: (B)",
+    "So, (B) is correct.",
+    "The correct answer would be (B).",
+    "Answer: `B`",
+    "<answer>B</answer>",
+    "Answer: D is wrong, so the answer is B",
 ]
+HEDGES = ["B or D", "B, D", "B/D", "(B) or (D)", "(B)(D)", "B and D", "B or D? Let me think."]
+
+
+@pytest.mark.parametrize("answer", HEDGES)
+def test_two_letters_are_no_choice(answer):
+    for letter in "BD":
+        assert not prepare(f"Answer: {answer}", letter, "multiple_choice").correct
+
+
+@pytest.mark.parametrize(
+    "response", ["Answer: A careful look shows C.", "The answer: I am not sure.", "Answer: I'd say"]
+)
+def test_an_article_is_no_choice(response):
+    for letter in "AI":
+        assert not verdict(response, letter, "multiple_choice")
+
+
+HEDGED = [
+    "5; or 6",
+    "5 (or 6)",
+    "5 (or maybe 6)",
+    "5 - or 6",
+    "5, possibly 6",
+    "5, but it could be 6",
+    "5 hours and 6 minutes",
+]
+
+
+@pytest.mark.parametrize("answer", HEDGED)
+def test_a_hedge_behind_the_answer_counts(answer):
+    for gold in ("5", "6"):
+        assert not verdict(f"The answer is {answer}.", gold, "gsm8k")
+
+
+@pytest.mark.parametrize("gold", ["\\textbf{(C) } 42", "\\text{(C) }42", "\\textbf{(C)}~42"])
+def test_a_gold_with_its_letter_is_answered_by_either(gold):
+    assert verdict("\\boxed{C}", gold) and verdict("\\boxed{42}", gold) and verdict(f"\\boxed{{{gold}}}", gold)
+    assert not (verdict("\\boxed{B}", gold) or verdict("\\boxed{43}", gold))
 
 
 @pytest.mark.parametrize("response", CHOICES)

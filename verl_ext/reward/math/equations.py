@@ -12,7 +12,7 @@ MAX_SIDES = 20
 
 _LETTER = r"(?:[a-zA-Z]|\\(?:alpha|beta|gamma|delta|epsilon|varepsilon|theta|lambda|mu|nu|xi|rho|sigma|tau|phi|varphi|psi|chi|eta|zeta|omega|Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega|ell|hbar)(?![a-zA-Z]))"
 _SUBSCRIPT = r"(?:_(?:\w|\{[^{}]{1,40}\}|\\[a-z]{2,7}(?![a-z])))"
-_PRIMES = r"(?:'{1,4}|\^\{?\\prime\}?|\^\{\([a-z\d]{1,3}\)\})"
+_PRIMES = r"(?:'{1,4}|\^\{?\*\}?|\^\{?\\prime\}?|\^\{\([a-z\d]{1,3}\)\})"
 _ACCENT = r"\\(?:vec|hat|bar|overline|overrightarrow|overleftrightarrow|widehat|tilde|dot|ddot|overarc)"
 _ATOM = rf"(?:{_ACCENT} ?(?:\{{ ?[a-zA-Z]{{1,4}} ?\}}|[a-zA-Z]){_SUBSCRIPT}?|{_LETTER}{_SUBSCRIPT}?{_PRIMES}?)"
 _CALL = re.compile(rf"{_ATOM}(?:\^\{{-1\}}|\^\{{?\d\}}?)? ?\(.{{1,200}}\)", re.DOTALL)
@@ -23,7 +23,7 @@ _FIGURE = re.compile(
     rf"|(?:m ?)?\\(?:angle|measuredangle|triangle|odot) ?\{{?(?:{_LETTER}|\d)\}}?"
     rf"|\[(?:{_POINTS}){{3,6}}\]"
 )
-_BARS = re.compile(r"\|[^|]{1,80}\||\\\|[^|]{1,80}\\\|")
+_BARS = re.compile(r"(?:\|[^|]{1,80}\||\\\|[^|]{1,80}\\\|)(?:\^\{?2\}?)?")
 _TUPLE = re.compile(rf"\( ?{_ATOM}(?: ?, ?{_ATOM}){{1,7}} ?\)")
 _WORDED = re.compile(r"\\text ?\{[^{}]*[a-zA-Z]{2}|(?<![a-zA-Z\\])[a-z]{4,}(?![a-zA-Z])|(?<![a-zA-Z\\])[A-Z][a-z]{2,}")
 _OF_NAMES = re.compile(
@@ -32,6 +32,11 @@ _OF_NAMES = re.compile(
 _OPERATION = re.compile(
     r"\\(?:int|iint|oint|sum|prod|lim)(?![a-zA-Z])|\\frac ?\{(?:d|\\partial ?)(?:\^\{?\d\}?)? ?[a-zA-Z]?\}"
 )
+_MOMENT = re.compile(
+    r"\\?(?:Var|Cov|E|P|SD|Area|Volume|Perimeter) ?[(\[].{1,80}[)\]]|\\sigma\^\{?2\}?|[a-zA-Z] ?\\bmod .{1,20}",
+    re.DOTALL,
+)
+_INDEXED = re.compile(r"[a-zA-Z]_\{?\w{1,3}\}?")
 _SUB_OR_SUPER = re.compile(r"[_^](?:\{[^{}]{0,40}\}|\\[a-zA-Z]+|.)")
 _LETTERS = re.compile(_LETTER)
 _IN_COMMANDS = re.compile(r"\\(?:text|operatorname|mathrm) ?\{[^{}]*\}|\\[a-zA-Z]+")
@@ -73,10 +78,12 @@ def read_equation(text: str) -> Equation | None:
     if parts is None or not 2 <= len(parts) <= MAX_SIDES:
         return None
     sides = tuple(part.strip() for part in parts)
-    if not all(sides) or any(side[-1] in "<>!" for side in sides[:-1]):
+    if not all(sides) or any(side[-1] in "<>" or side[-1] == "!" and not is_constant(side) for side in sides[:-1]):
         return None
-    if len(sides) == 2 and _SIMPLE.fullmatch(sides[1]) and not names_a_quantity(*sides):
-        sides = sides[::-1]  # 5 = x
+    if len(sides) == 2 and is_constant(sides[0]) and names_a_quantity(*sides[::-1]) and not is_operation(sides[1]):
+        sides = sides[::-1]  # 5 = x, 6 = m+n
+    elif len(sides) == 2 and _SIMPLE.fullmatch(sides[1]) and not names_a_quantity(*sides):
+        sides = sides[::-1]
     return Equation(sides)
 
 
@@ -92,7 +99,9 @@ def names_a_quantity(side: str, value: str = "") -> bool:
     if ":" in side:
         return all(_letters(_SUB_OR_SUPER.sub("", part)) for part in side.split(":"))
     if _BARS.fullmatch(side):
-        return side.strip("|\\ ") != "x"
+        return side.strip("|\\^{}2 ") != "x"
+    if _MOMENT.fullmatch(side):
+        return True
     if _WORDED.search(side):
         return True
     plain = _SUB_OR_SUPER.sub("", side)
@@ -105,7 +114,7 @@ def names_a_quantity(side: str, value: str = "") -> bool:
         return True  # A^{-1} = a matrix
     has_powers = "^" in re.sub(_SUBSCRIPT, "", side)
     has_numbers = re.search(r"\d", plain) is not None
-    if len(letters) < 2 or re.search(r"\\(?:sqrt|log|ln)(?![a-zA-Z])", side):
+    if max(len(letters), len(set(_INDEXED.findall(side)))) < 2 or re.search(r"\\(?:sqrt|log|ln)(?![a-zA-Z])", side):
         return False
     return not ((has_powers or has_numbers) and letters <= _CURVE_LETTERS)
 

@@ -27,11 +27,14 @@ from verl_ext.reward.math.normalise import key, normalise
 from verl_ext.reward.math.numbers import same_number, same_percent, same_quantity
 from verl_ext.reward.math.parts import (
     before_approximation,
+    labelled_choice,
     same_choice,
     same_numeral,
     same_words,
+    split_modulus,
     spread_plus_minus,
     unwrapped,
+    without_point_labels,
 )
 from verl_ext.reward.math.qualifiers import without_qualifiers
 from verl_ext.reward.math.shapes import ShapeComparison, all_of
@@ -102,6 +105,13 @@ class _Comparison(ShapeComparison):
         numbers = same_number(gold, answer, self.policy)
         if numbers is not None:
             return self.found("numbers", gold, answer, numbers or self._list_with_bare_commas(gold, answer))
+        if labelled := labelled_choice(gold):
+            letter, text = labelled
+            as_letter = same_choice(f"({letter})", answer)
+            return self.found("choice", gold, answer, as_letter) if as_letter else self.texts(text, answer)
+        congruent = self._congruent(gold, answer)
+        if congruent is not None:
+            return self.found("congruence", gold, answer, congruent)
         for stage, rule in (("words", same_words), ("choice", same_choice), ("time", same_time)):
             result = rule(gold, answer)
             if result is not None:
@@ -109,8 +119,23 @@ class _Comparison(ShapeComparison):
         plain = without_qualifiers(gold, answer)
         if plain is not None:
             return self.found("qualifier", gold, answer, self.texts(*plain))
-        result = self.shapes(read_structure(unwrapped(gold)), read_structure(unwrapped(answer)))
+        sides = without_point_labels(gold, answer), without_point_labels(answer, gold)
+        result = self.shapes(*(read_structure(unwrapped(side)) for side in sides))
         return self.found("structure", gold, answer, result)
+
+    def _congruent(self, gold: str, answer: str) -> bool | None:
+        """Residues of one modulus; where one side says none, its number is the residue that the other names."""
+        (gold_residue, gold_modulus), (residue, modulus) = split_modulus(gold), split_modulus(answer)
+        if gold_modulus is None and modulus is None:
+            return None
+        if None in (gold_modulus, modulus):
+            return self.texts(gold_residue, residue)
+        if gold_modulus != modulus:
+            return False
+        numbers = read_number(gold_residue), read_number(residue)
+        if modulus and None not in numbers:
+            return (numbers[0].value - numbers[1].value) % modulus == 0
+        return self.texts(gold_residue, residue)
 
     def _list_with_bare_commas(self, gold: str, answer: str) -> bool | None:
         """`7,144` was read as a number: where the other side is `144,7`, both are lists."""
@@ -181,6 +206,8 @@ class _Comparison(ShapeComparison):
 
     def _value(self, equation: Equation, same: Callable[[str], bool | None]) -> bool | None:
         """Whether the value that an equation names or restates is `same`; x^2 = 9 has none, and 2+4 = 5 is not true."""
+        if any("\\text" in side for side in equation.sides[1:-1]):
+            return False  # `x = 5 \\text{ if } y = 6` names two values
         if equation.name or is_constant(equation.sides[0]):
             value = same(equation.value)
             return False if value is False else all_of((value, self._is_true(equation)))

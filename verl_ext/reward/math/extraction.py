@@ -21,13 +21,30 @@ _JOIN_WINDOW = 400
 _MAX_BOXES = 10
 _NO_MEANING = re.compile(r"\$|\\[()\[\],;:! ]|\\q?quad(?![a-z])|\*\*|~")
 _JOINS = re.compile(r"(?:[,;&]|,? ?and|\\text ?\{,? ?and ?\},?|\\qquad|\\quad|\\quad and)?,?")
-_ALTERNATIVE = re.compile(r",? ?(?:or|\\text ?\{,? ?or ?\}|\\lor|\\vee)(?: ?[a-zA-Z] ?=)?")
+_ALTERNATIVE = re.compile(
+    r",? ?\(? ?(?:and ?/ ?)?(?:or,?(?: (?:perhaps|maybe|possibly|even|else|it (?:could|might|may) be))?|\\text ?\{,? ?or ?\}|\\lor|\\vee)(?: ?[a-zA-Z] ?=)?"
+)
 _PHRASE = re.compile(r"(?:final answer|answer|final result)(?: is|:| =)[ :]{0,3}(?:\*\*)?", re.IGNORECASE)
 _ANSWER_LINE = re.compile(r"answer[ \t]{0,3}:[ \t]{0,5}([^\n]{1,2000})", re.IGNORECASE)
 _HASHES = re.compile(r"####[ \t]{0,5}([^\n]{1,2000})")
 _NUMBER = re.compile(r"-?(?<![\d.])(?:\d[\d,]{0,60}(?:\.\d{1,60})?|\.\d{1,60})")
 _DELIMITED = re.compile(
     r"\$\$((?:[^$\\]|\\.){1,1000})\$\$|\$((?:[^$\\]|\\.){1,1000})\$|\\\(([^\n]{1,1000}?)\\\)|\\\[([^$]{1,1000}?)\\\]"
+)
+_LED_UP_TO = re.compile(
+    r"(?:(?:thus|therefore|hence|so|then|indeed|simply|just|exactly|approximately|about|roughly|equal to|equals|also|=),? )+(?=[-$\d\\])",
+    re.IGNORECASE,
+)
+_AMOUNT = r"[-+]?[$€£]?\d[\d,]*(?:\.\d+|/\d+)?%?"
+_AMOUNT_IN_A_PHRASE = re.compile(
+    rf"({_AMOUNT}(?: (?!or\b|to\b|of\b|out\b|and\b|more\b|less\b|fewer\b|times\b|plus\b|minus\b|over\b|by\b)[a-z]{{2,15}}){{1,3}}?|{_AMOUNT}) "
+    r"(?:(?:in|at|on|for|from|of|with|during|after|before|by)(?: (?!\d)|(?<=[a-z] for )(?=\d))|(?:every|each|when|while|sold|left|total|who|that|were|was|are|is|will|would)\b)"
+)
+"""`72 clips in April and May`, `18 dollars every day`: the amount that a phrase without further mathematics is about."""
+_PLAIN_PHRASE = re.compile(r"[-$\w ,.'’%/€£]+")
+_GLOSS = re.compile(r"\s\([a-z]{2,}(?: [a-z]+){0,4}\)$", re.IGNORECASE)
+_HEDGE = re.compile(
+    r"[\s,;(–—-]*(?:or|(?:and|but) (?:it|possibly|maybe|perhaps|could|might)|possibly|perhaps|maybe)\b(?! (?:about|so)\b)(?: [a-z]+){0,4} \$?(-?[\d\\][^.\n]{0,60})"
 )
 _SENTENCE_END = re.compile(r"\.(?=\s|$)|\n|\bI hope\b|!(?=\s*$|\s+[A-Z]|\*\*)")
 _REASON = re.compile(
@@ -41,9 +58,16 @@ _ASIDE = re.compile(
 _PRICE = re.compile(r"\d[\d,.]*(?:\s|$)")
 _BETWEEN_MATHS = re.compile(r"(?:,|,? ?and|,? ?or) ?(?=\$|\\\()")
 _CHOICE_ANSWER = re.compile(
-    r"[Aa](?:nswer|NSWER)(?: is|:| =)?[\s:]{0,3}(?:option|choice)?[\s:]{0,2}(?:\*\*|\$|\(|\\\(|\[|\\text(?:bf)? ?\{|\{){0,5}"
-    r"(?:([A-J])(?![a-zA-Z])|([a-j])(?=[.,;:)*}]|\s*$|\n))",
+    r"(?:[Aa](?:nswer|NSWER)|(?:correct|right|best) (?:option|choice))(?: is| would be| must be|:| =)?[\s:]{0,3}(?:option|choice)?[\s:]{0,2}"
+    r"(?:\*\*|\$|\(|\\\(|\[|\\text(?:bf)? ?\{|\{|`){0,5}"
+    r"(?:([AI])(?![a-zA-Z']|\s+(?!is\b|because\b|since\b|as\b|so\b|with\b|for\b|which\b|by\b|or\b|and\b|but\b|not\b)[a-z]+)"
+    r"|([B-HJ])(?![a-zA-Z])|([a-j])(?=[.,;:)*}]|\s*$|\n))(?!\S{0,4} is (?:wrong|incorrect|false|not)\b)",
 )
+_CHOSEN = re.compile(r"\(([A-J])\)(?: is|,) (?:the |therefore |thus )*(?:correct|right)\b")
+_ANOTHER_CHOICE = re.compile(
+    r"[\s)*$}\]`.]{0,4}(?:(?:,|/|&|,? ?\b(?:or|and)\b)\s?|(?<=\))\s?(?=\())\(?([A-HJ])(?![a-zA-Z'])"
+)
+"""`B or C`, `B, C`, `(B)(C)`: no answer to a question with one right choice."""
 _OPTION = re.compile(
     r"\b(?:[Oo]ption|[Cc]hoice)[\s:]{0,3}(?:\*\*|\$|\(){0,3}(?:([A-J])(?![a-zA-Z])|([a-j])(?=[.,;:)*]|\s*$|\n))"
 )
@@ -164,31 +188,46 @@ def _is_prose(inner: str) -> bool:
 
 def _clipped(rest: str) -> str | None:
     """The answer that a sentence starts with, without its end, its reason (`because ...`) and asides (`, in total`)."""
+    if led := _LED_UP_TO.match(rest):
+        rest = rest[led.end() :]
     end = _SENTENCE_END.search(rest)
-    answer = rest[: end.start() if end else len(rest)]
+    sentence = answer = rest[: end.start() if end else len(rest)]
     reason = _REASON.search(answer, 1)
     if reason is not None:
         answer = answer[: reason.start()]
     aside = _ASIDE.search(answer, 1)
     if aside is not None and re.search(r"[\d\\]", answer[: aside.start()]):
         answer = answer[: aside.start()]
+    if hedge := _HEDGE.match(sentence, len(answer)):
+        return _unmarked(answer.rstrip(" (;,-–—")) + _OR + hedge.group(1).rstrip(") ")
+    answer = _GLOSS.sub("", answer.rstrip())
+    if (amount := _AMOUNT_IN_A_PHRASE.match(answer)) and _PLAIN_PHRASE.fullmatch(answer):
+        answer = amount.group(1)
     return _unmarked(answer)
 
 
 def choice(text: str) -> str | None:
     """The letter of a multiple choice: where an answer is named or boxed last; a formula in a box is none."""
     tail = text[-PHRASE_WINDOW:]
-    named = [(match.start(), match.group(1) or match.group(2)) for match in _CHOICE_ANSWER.finditer(tail)]
+    named = [(match.start(), _first(match), match.end()) for match in _CHOICE_ANSWER.finditer(tail)]
     boxed = last_boxed(tail)
     letter = _LETTER.match(boxed) if boxed else None
     if letter is not None:
-        named.append((max(tail.rfind(opener) for opener in BOX_OPENERS), letter.group(1)))
-    if not named:
-        named = [(match.start(), match.group(1) or match.group(2)) for match in _OPTION.finditer(tail)]
+        named.append((max(tail.rfind(opener) for opener in BOX_OPENERS), letter.group(1), len(tail)))
+    for weaker in (_CHOSEN, _OPTION):
+        named = named or [(match.start(), _first(match), match.end()) for match in weaker.finditer(tail)]
     if named:
-        return max(named)[1].upper()
+        _, last, end = max(named)
+        another = _ANOTHER_CHOICE.match(tail, end)
+        return None if another and another.group(1) != last.upper() else last.upper()
+    if (tagged := answer_tag(tail)) and "<answer>" not in tagged:
+        text = tagged
     alone = _LETTER.match(text) if len(text) < PHRASE_WINDOW else None
     return alone.group(1).upper() if alone else None
+
+
+def _first(match: re.Match[str]) -> str:
+    return next(group for group in match.groups() if group)
 
 
 def answer_line(text: str) -> str | None:
@@ -205,7 +244,7 @@ def after_hashes(text: str) -> str | None:
 
 def _unmarked(text: str) -> str | None:
     """Without blanks and bold marks around it; None if nothing is left."""
-    return text.strip().strip("*").strip() or None
+    return text.strip().strip("*`").strip() or None
 
 
 def answer_tag(text: str) -> str | None:

@@ -24,7 +24,7 @@ _REPLACED = {
     "φ": "\\phi ", "ω": "\\omega ", "Δ": "\\Delta ", "∖": "\\setminus ", "∨": "\\lor ", "¹": "^{1}", "⁴": "^{4}",
     "⁵": "^{5}", "⁶": "^{6}", "⁷": "^{7}", "⁸": "^{8}", "⁹": "^{9}", "⁰": "^{0}", "⁻": "^{-}", "ⁿ": "^{n}",
 }  # fmt: skip
-_UNICODE = str.maketrans(_REPLACED)
+_UNICODE = str.maketrans(_REPLACED | {chr(0xFF10 + digit): str(digit) for digit in range(10)})
 
 _COMMANDS = {
     "dfrac": "\\frac", "tfrac": "\\frac", "cfrac": "\\frac",
@@ -35,14 +35,41 @@ _COMMANDS = {
     "varnothing": "\\emptyset", "Bigl": "", "Bigr": "", "bigl": "", "bigr": "", "Big": "", "big": "",
     "bigg": "", "Bigg": "", "biggl": "", "biggr": "", "left": "", "right": "", "displaystyle": "", "textstyle": "",
     "limits": "", "R": "\\mathbb{R}", "reals": "\\mathbb{R}", "Z": "\\mathbb{Z}", "N": "\\mathbb{N}", "Q": "\\mathbb{Q}",
-    "backslash": "\\setminus", "vee": "\\lor", "to": "\\to", "rightarrow": "\\to", "colon": ":", "vert": "|", "mid": "\\mid",
-    "simeq": "\\approx", "thickapprox": "\\approx", "lg": "\\log_{10}", "middle": "", "dotsb": "\\ldots", "Pr": "P", "quad": " ", "qquad": " ", "thinspace": "", "enspace": " ", "nonumber": "",
+    "backslash": "\\setminus", "vee": "\\text{ or }", "to": "\\to", "rightarrow": "\\to", "colon": ":", "vert": "|", "mid": "\\mid",
+    "simeq": "\\approx", "lor": "\\text{ or }", "land": "\\text{ and }", "thickapprox": "\\approx", "lg": "\\log_{10}", "middle": "", "dotsb": "\\ldots", "Pr": "P", "quad": " ", "qquad": " ", "thinspace": "", "enspace": " ", "nonumber": "",
 }  # fmt: skip
 _STYLES = ("mathbf", "boldsymbol", "bm", "textbf", "mathit", "mathsf", "textit", "emph", "underline", "boxed", "fbox",
            "mathrm", "ensuremath", "mathnormal", "overset", "bold", "texttt", "textsf", "textsl")  # fmt: skip
 
 _COMMAND = re.compile(r"\\([a-zA-Z]+)\*?")
 _STYLE = re.compile(r"\\(?:" + "|".join(_STYLES) + r") ?\{")
+_SHOWS_NOTHING = re.compile(
+    r"\\(?:large|Large|LARGE|huge|Huge|small|tiny|normalsize|bf|it|bfseries|itshape|checkmark|square|blacksquare)(?![a-zA-Z])"
+    r"|\\(?:hspace|vspace|phantom|label|tag|hphantom|vphantom)\*? ?\{[^{}]{0,40}\}"
+    r"|\\color ?(?:\{[^{}]{1,30}\}|\[[^\[\]]{1,30}\]\{[^{}]{1,30}\})|\\text ?\{[.,;: ]*\}|`"
+)
+_COLOURED = re.compile(r"\\(?:textcolor|colorbox) ?\{[^{}]{1,30}\} ?\{")
+_LEADING = re.compile(
+    r"(?:=(?!=)|\\therefore(?![a-z])|\\Rightarrow(?![a-z])|\\implies(?![a-z])|\\\\(?![a-zA-Z])|#(?=\d)| )+"
+)
+_ABOUT = re.compile(r"\\sim(?![a-z]) ?(?=[\d\\.-])")
+_NEGATIVE = re.compile(r"\\text ?\{ ?(?:negative|minus) ?\} ?(?=\d|\\frac|\\sqrt)|(?:negative|minus) (?=\d)")
+_MULTIPLE = re.compile(
+    r"(?<![\w.}])(\d[\d,]{0,20}(?:\.\d{1,12})?) ?(?:\\text ?\{ ?)?(hundred|thousand|million|billion|trillion)s?(?![a-z])(\b[^{}]{0,40})(\})?"
+)
+_MULTIPLES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_PLAIN_VALUE = r"-?(?:\d[\d./]*|\\[dt]?frac ?\{[^{}]{1,20}\}\{[^{}]{1,20}\}|\\sqrt ?\{[^{}]{1,20}\}|\\pi(?![a-z]))+"
+_EQUATION_BESIDE = re.compile(
+    rf"(= ?{_PLAIN_VALUE}) ?(?:\\q?quad|\\[;:, ]|\\\\|~|\\wedge(?![a-z])| )[ ,]*(?=[a-zA-Z](?:_\{{?\w{{1,3}}\}}?)? ?=(?!=))"
+)
+_NUMBERS_APART = re.compile(r"(?<=[\d)}]) ?\\q?quad ?(?=-?[\d(])(?! ?\([a-z] ?[<>=])")
+_ANGLES = re.compile(r"\\langle(?![a-z])([^<>]{1,300}?,[^<>]{1,300}?)\\rangle(?![a-z])")
+_CURRENCY = re.compile(
+    r"(?:\\text ?\{ ?)?(?:([€£¥₹])|\\(pounds|euro|yen)(?![a-z])|(USD|EUR|GBP|Rs\.?|US(?=\$)))[ }]{0,2}(?=\$?-?\d)"
+)
+_CURRENCIES = {"€": "euros", "£": "pounds sterling", "¥": "yen", "₹": "rupees", "pounds": "pounds sterling",
+               "euro": "euros", "yen": "yen", "USD": "dollars", "US": "", "EUR": "euros", "GBP": "pounds sterling",
+               "Rs": "rupees", "Rs.": "rupees"}  # fmt: skip
 _MATH_DELIMITER = re.compile(r"(?<!\\)\\[()\[\]]")
 _SPACING = re.compile(r"(?<!\\)\\[,;:! ]|~")
 _ORDINAL = re.compile(r"(?<=\d)\^\{?\\text ?\{(?:st|nd|rd|th)\}\}?$")
@@ -102,8 +129,10 @@ def normalise(answer: str) -> str:
     if text.isdigit() and text.isascii():
         return text.lstrip("0") or "0"
     text = text.translate(_UNICODE)
-    text = _POWERS_IN_A_ROW.sub(r"^{\1\2}", text)
+    text = _without_what_shows_nothing(_POWERS_IN_A_ROW.sub(r"^{\1\2}", text))
     text = text.replace("\\$", "$").replace("\\%", "%").replace("\\#", "#").replace("\\&", "&")
+    text = _MULTIPLE.sub(_multiplied, text if "\\begin" in text else _EQUATION_BESIDE.sub(r"\1, ", text))
+    text = _in_currency(_NUMBERS_APART.sub(", ", text))
     if wrapped := _NUMBER_AS_WORDS.fullmatch(text):
         text = wrapped.group(1)
     if price := _PRICE.fullmatch(text):
@@ -117,6 +146,7 @@ def normalise(answer: str) -> str:
     text = _OPERATOR.sub(lambda match: "\\" + _OPERATORS.get(match.group(1), match.group(1)) + " ", text)
     text = _unstyle(_BOLD_REALS.sub(r"\\mathbb{R}", text.strip()))
     text = _COMMAND.sub(_spell_command, text)
+    text = _ANGLES.sub(r"(\1)", text)
     text = _CIRC.sub("^\\\\circ ", text)
     text = _CHOOSE.sub(r"\\binom{\1}{\2}", _SPACES.sub(" ", text))
     if "\\begin" in text:
@@ -132,7 +162,40 @@ def normalise(answer: str) -> str:
         text = text[:-2].rstrip(_ENDING)
     if announced := _ANNOUNCED.match(text):
         text = text[announced.end() :].lstrip("=: ")
+    if leading := _LEADING.match(text):
+        text = text[leading.end() :]
     return _without_outer_braces(text.strip())
+
+
+def _without_what_shows_nothing(text: str) -> str:
+    """Without sizes, colours, tags and check marks; about and negative as signs."""
+    if "\\" in text or "`" in text:
+        text = _SHOWS_NOTHING.sub(" ", _COLOURED.sub("{", text))
+    return _NEGATIVE.sub("-", _ABOUT.sub(r"\\approx ", text)).strip()
+
+
+def _multiplied(match: re.Match[str]) -> str:
+    """`1.5 \\text{ million dollars}` as `1500000\\text{ dollars}`; what stays no whole number stays as it is."""
+    number, multiple, unit, brace = match.groups()
+    whole, _, digits = number.replace(",", "").partition(".")
+    zeros = _MULTIPLES[multiple] - len(digits.rstrip("0"))
+    if zeros < 0:
+        return match.group()
+    value = (whole + digits.rstrip("0")).lstrip("0") + "0" * zeros
+    opened = "\\text{" in match.group() or "\\text {" in match.group()
+    if opened != bool(brace):
+        return match.group()
+    return f"{value}\\text{{{unit}}}" if opened and unit.strip() else f"{value}{unit}"
+
+
+def _in_currency(text: str) -> str:
+    """A sign of money before a number as its unit behind it."""
+    found = _CURRENCY.match(text)
+    if found is None:
+        return text
+    name = _CURRENCIES[next(group for group in found.groups() if group)]
+    rest = text[found.end() :].lstrip("$").rstrip(" .}")
+    return f"{rest}\\text{{{name}}}" if name else "$" + rest
 
 
 def _without_outer_braces(text: str) -> str:

@@ -16,36 +16,49 @@ _CHOICE = re.compile(r"\(?([A-Ja-j])\)|([A-J])")
 _CHOICE_THEN_TEXT = re.compile(
     r"(?:\(([A-Ja-j])\)|([A-J])[).:]|([a-e])\)|([A-J]) ?[-–—] ?(?=[a-zA-Z]{2})) ?.{1,500}", re.DOTALL
 )
+_TWO_CHOICES = re.compile(r"\(?[A-J]\)?[ ,/&;]*(?:or|and)?[ ,]*\(?[A-J]\)?\.?")
+_LABELLED = re.compile(
+    r"\\text ?\{ ?\(([A-J])\) ?:? ?(?:\} ?(.{1,500})|([^{}]{1,200})\}(.{0,300}))|\(([A-J])\) ?((?=[-\d$\\]).{1,500})",
+    re.DOTALL,
+)
+_LABELLED_POINT = re.compile(r"(?<![a-zA-Z\\}_])[A-Z]'?(?:_\{?\d\}?)? ?(?=\([^()]{1,80},[^()]{1,80}\))")
+_MODULUS = re.compile(
+    r"(.{1,300}?) ?\(?(?:\\pmod|\\mod|\\bmod|\\text ?\{ ?mod ?\}|(?<![a-z\\])mod(?![a-z])|\\text ?\{ ?mod ?(?=\d)) ?\{?(\d{1,9})\}?\)?",
+    re.DOTALL,
+)
+_CONGRUENT = re.compile(r".{0,60}?(?:\\equiv(?![a-z])|≡|=) ?")
 _OPTION = re.compile(r"(?:(?:option|choice|answer) ?:? ?)\(?([A-Ja-j])\)?", re.IGNORECASE)
 _ARTICLE = re.compile(r"(?:the|an?) (?=[a-z]{2})", re.IGNORECASE)
+_UNITS_IN_WORDS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS_IN_WORDS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _NUMBER_WORDS = {
-    word: str(number)
-    for number, word in enumerate(
-        [
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-            "thirteen",
-            "fourteen",
-            "fifteen",
-            "sixteen",
-            "seventeen",
-            "eighteen",
-            "nineteen",
-            "twenty",
-        ]
-    )
-}
+    **{word: str(number) for number, word in enumerate(_UNITS_IN_WORDS)},
+    **{word: str(10 * tens) for tens, word in enumerate(_TENS_IN_WORDS, 2)},
+    **{f"{word}-{unit}": str(10 * tens + number) for tens, word in enumerate(_TENS_IN_WORDS, 2)
+       for number, unit in enumerate(_UNITS_IN_WORDS[:10]) if number},
+    "a hundred": "100", "one hundred": "100", "a thousand": "1000", "one thousand": "1000",
+}  # fmt: skip
 _BASE_WORDS = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
                "ten": "10", "eleven": "11", "twelve": "12", "sixteen": "16"}  # fmt: skip
 _SAME_WORDS = {
@@ -76,10 +89,39 @@ def same_choice(gold: str, answer: str) -> bool | None:
         return None
     letter = (gold_choice.group(1) or gold_choice.group(2)).upper()
     plain = _TEXT.sub(r"\1", answer).strip()
+    if _TWO_CHOICES.fullmatch(plain):
+        return False
     answer_choice = _CHOICE.fullmatch(plain) or _OPTION.fullmatch(plain) or _CHOICE_THEN_TEXT.fullmatch(plain)
     if answer_choice is None:
         return None if gold_choice.group(2) else False  # a bare capital may be a variable as well
     return letter == next(group for group in answer_choice.groups() if group).upper()
+
+
+def labelled_choice(gold: str) -> tuple[str, str] | None:
+    r"""Letter and text of a gold such as `\text{(C) }42`, which either answers; None where the gold is no such."""
+    found = _LABELLED.fullmatch(gold)
+    if found is None:
+        return None
+    letter, behind, inside, rest, bare_letter, bare = found.groups()
+    if bare_letter:
+        return bare_letter, bare
+    return letter, (behind or f"\\text{{{inside}}}{rest}").strip()
+
+
+def without_point_labels(answer: str, other: str) -> str:
+    """The answer with `P(2,4)` as `(2,4)`, where the other is points without names."""
+    return _LABELLED_POINT.sub("", answer) if other.startswith("(") else answer
+
+
+def split_modulus(text: str) -> tuple[str, int | None]:
+    r"""`3` and 7 of `n \equiv 3 \pmod{7}`, `3 \pmod 7` and `3 (\text{mod }7)`; a `17 \bmod 5` is a computation."""
+    if "mod" not in text:
+        return text, None
+    found = _MODULUS.fullmatch(text)
+    if found is None or "\\bmod" in text and "\\equiv" not in text:
+        return text, None
+    named = _CONGRUENT.match(found.group(1))
+    return found.group(1)[named.end() if named else 0 :], int(found.group(2))
 
 
 def same_words(gold: str, answer: str) -> bool | None:
@@ -94,11 +136,18 @@ def same_words(gold: str, answer: str) -> bool | None:
     if _NO_SOLUTION in (gold_plain, answer_plain) and any(_is_empty(text) for text in (gold, answer)):
         return True
     is_marked = "\\text" in gold or "\\text" in answer
-    if not _WORDS.fullmatch(gold_words) or (len(gold_words) < 4 and not is_marked):
+    if not _WORDS.fullmatch(gold_words) or not (is_marked or _is_surely_words(gold_words, answer_words)):
         return None
     if isinstance(read_structure(gold), Group) and not _WORDS.fullmatch(answer_words):
         return None  # words for a set: all real numbers
     return gold_plain == answer_plain
+
+
+def _is_surely_words(gold: str, answer: str) -> bool:
+    """Whether bare letters are words and no product of variables, as in `ad-bc` and `wxyz`."""
+    if len(gold) < 4 or min(map(len, re.split("[ -]", gold))) < 3 and " " not in gold:
+        return False
+    return bool(_WORDS.fullmatch(answer)) and not {"a", "e", "i", "o", "u"}.isdisjoint(gold.casefold())
 
 
 def _plain_words(words: str) -> str:

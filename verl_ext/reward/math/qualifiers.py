@@ -11,7 +11,8 @@ _MEMBERSHIP = re.compile(
     r"|[ZNQRC](?![a-zA-Z]))\)?$"
 )
 _IN_WORDS = re.compile(
-    r"(?:,| |(?=\\text)|\()[ ,;(]{0,3}\\text ?\{[ ,(]*(?:for|where|with|in which)\b([^{}]{0,80})\}(.{0,80})$", re.DOTALL
+    r"(?:,| |(?=\\text)|\()[ ,;(]{0,3}\\text ?\{[ ,(]*(?:for|where|with|in which|since|because)\b([^{}]{0,80})\}(.{0,80})$",
+    re.DOTALL,
 )
 _PLAIN_WORDS = re.compile(r"[ ,(]{1,3}(?:for (?:any|all|every|some|each)|where|with) (.{1,200})$", re.DOTALL)
 _INTEGER = re.compile(

@@ -24,7 +24,8 @@ _IF = re.compile(
 OTHERWISE = "\\text{otherwise}"
 _OTHERWISE = re.compile(r"\\text ?\{[ ,;]{0,3}(?:otherwise|else)[ .,;]{0,3}\}|[ ,]*(?:otherwise|else)")
 _MATRIX = re.compile(
-    r"\\begin\{([pbvBV]?matrix|array)\}(?:\{[clr| ]{0,20}\})?((?:(?!\\begin).){0,4000}?)\\end\{\1\}", re.DOTALL
+    r"\\begin\{((?:[pbvBV]|small)?matrix|array)\}(?:\{[clr| ]{0,20}\})?((?:(?!\\begin).){0,4000}?)\\end\{\1\}",
+    re.DOTALL,
 )
 _CONNECTOR = re.compile(r" ?\\text ?\{[ ,]{0,3}(?:and|or)[ ,]{0,3}\} ?|(?:, ?| )(?:and|or) |;")
 _SIGN = re.compile(r"[<>]|\\[lg]e(?![a-z])")
@@ -199,7 +200,7 @@ def _read_brackets(text: str, depth: int) -> Group | None:
 
 
 def _items_of(inner: str, kind: str, ends: str, depth: int) -> Group | None:
-    parts = split_top_level(inner, ",")
+    parts = split_top_level(inner, ";") if ";" in inner else split_top_level(inner, ",")
     if parts is None or len(parts) > MAX_ITEMS:
         return None
     if len(parts) == 1 and kind == "bracket":

@@ -57,6 +57,8 @@ _PRIMED = re.compile(
     r"(?<![a-zA-Z\\])([a-zA-Z])(?:('{1,4})|\^\{?((?:\\prime ?){1,4})\}?|\^\{\(([1-9])\)\})(?:\([a-zA-Z]\))?"
 )
 _HAS_DOTS = re.compile(r"\\ldots|\.\.\.|\\text ?\{[^{}]*[a-zA-Z]{2}")
+# The grammar adds a number in brackets to the number before it, 2(3) = 5, and calls pi with it.
+_TIMES_BRACKET = re.compile(r"((?<=\))|(?<![_^]\d)(?<=\d)|\\pi|\\binom\{[^{}]{1,40}\}\{[^{}]{1,40}\}) ?(?=\([^,()]*\))")
 _PLAIN_EXPONENT = re.compile(r"(?<=[\d.])[eE]([+-]?\d{1,4})(?![\w.])")
 
 
@@ -115,7 +117,7 @@ def _in_one_notation(text: str) -> str:
         raise Unparsable("dots or words")  # the grammar leaves them out: 1 + 2 + ... + 9 would be 12
     text = _SIGN_SUBSCRIPT.sub(r"_{\1}", text)
     text = _derivatives(text.replace("%", "\\cdot\\frac{1}{100}"))
-    return _DECIMAL.sub(_as_fraction, REPEATING.sub(_repeating, text))
+    return _TIMES_BRACKET.sub(r"\1\\cdot ", _DECIMAL.sub(_as_fraction, REPEATING.sub(_repeating, text)))
 
 
 @lru_cache(maxsize=256)
