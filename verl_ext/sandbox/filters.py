@@ -76,6 +76,9 @@ FILES_STAY: dict[str, Rule] = {
 }
 """Files can be read; none is written, made, removed or changed. Descriptors that are open already keep their rights."""
 
+CONFINED = NO_PROCESSES | NO_NETWORK | NO_OTHER_PROCESSES | LIMITS_STAY | NO_ADMINISTRATION | FILES_STAY
+"""All of them: a process that computes and answers through the descriptors that it was given."""
+
 
 def signals_to(process_id: int) -> dict[str, Rule]:
     """Signals reach this one process only, and no group: `raise` and `abort` work in it."""

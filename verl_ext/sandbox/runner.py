@@ -35,14 +35,6 @@ _PRELUDE = "\n".join(
     + [f"import {name}" for name in f"{_MODULES} sys".split()]
     + ["from builtins import *"]
 )
-_RULES = (
-    filters.NO_PROCESSES
-    | filters.NO_NETWORK
-    | filters.NO_OTHER_PROCESSES
-    | filters.LIMITS_STAY
-    | filters.NO_ADMINISTRATION
-    | filters.FILES_STAY
-)
 _READABLE = ("/usr", "/lib", "/lib64", "/etc/localtime", "/dev/null", "/dev/urandom", sys.base_prefix)
 _COMPILE_ERROR, _MEMORY, _NO_FUNCTION = 91, 92, 93
 _BY_EXIT = {_COMPILE_ERROR: "compile_error", _MEMORY: "memory_limit", _NO_FUNCTION: "no_function"}
@@ -166,7 +158,7 @@ def _confine(limits: dict[str, Any], libc: ctypes.CDLL, files: list[int], size: 
         resource.setrlimit(kind, (value, value))
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     resource.setrlimit(resource.RLIMIT_STACK, (hard, hard))
-    seccomp.install(_RULES | filters.signals_to(os.getpid()))
+    seccomp.install(filters.CONFINED | filters.signals_to(os.getpid()))
     os.write(_CONFINED, b"1")
     os.close(_CONFINED)
 

@@ -9,6 +9,7 @@ import re
 from functools import lru_cache
 from itertools import accumulate
 
+from verl_ext.reward.math.amounts import one_amount
 from verl_ext.reward.math.plain_text import as_latex
 from verl_ext.reward.math.separators import without_separators
 
@@ -54,22 +55,12 @@ _LEADING = re.compile(
 )
 _ABOUT = re.compile(r"\\sim(?![a-z]) ?(?=[\d\\.-])")
 _NEGATIVE = re.compile(r"\\text ?\{ ?(?:negative|minus) ?\} ?(?=\d|\\frac|\\sqrt)|(?:negative|minus) (?=\d)")
-_MULTIPLE = re.compile(
-    r"(?<![\w.}])(\d[\d,]{0,20}(?:\.\d{1,12})?) ?(?:\\text ?\{ ?)?(hundred|thousand|million|billion|trillion)s?(?![a-z])(\b[^{}]{0,40})(\})?"
-)
-_MULTIPLES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _PLAIN_VALUE = r"-?(?:\d[\d./]*|\\[dt]?frac ?\{[^{}]{1,20}\}\{[^{}]{1,20}\}|\\sqrt ?\{[^{}]{1,20}\}|\\pi(?![a-z]))+"
 _EQUATION_BESIDE = re.compile(
     rf"(= ?{_PLAIN_VALUE}) ?(?:\\q?quad|\\[;:, ]|\\\\|~|\\wedge(?![a-z])| )[ ,]*(?=[a-zA-Z](?:_\{{?\w{{1,3}}\}}?)? ?=(?!=))"
 )
 _NUMBERS_APART = re.compile(r"(?<=[\d)}]) ?\\q?quad ?(?=-?[\d(])(?! ?\([a-z] ?[<>=])")
 _ANGLES = re.compile(r"\\langle(?![a-z])([^<>]{1,300}?,[^<>]{1,300}?)\\rangle(?![a-z])")
-_CURRENCY = re.compile(
-    r"(?:\\text ?\{ ?)?(?:([€£¥₹])|\\(pounds|euro|yen)(?![a-z])|(USD|EUR|GBP|Rs\.?|US(?=\$)))[ }]{0,2}(?=\$?-?\d)"
-)
-_CURRENCIES = {"€": "euros", "£": "pounds sterling", "¥": "yen", "₹": "rupees", "pounds": "pounds sterling",
-               "euro": "euros", "yen": "yen", "USD": "dollars", "US": "", "EUR": "euros", "GBP": "pounds sterling",
-               "Rs": "rupees", "Rs.": "rupees"}  # fmt: skip
 _MATH_DELIMITER = re.compile(r"(?<!\\)\\[()\[\]]")
 _SPACING = re.compile(r"(?<!\\)\\[,;:! ]|~")
 _ORDINAL = re.compile(r"(?<=\d)\^\{?\\text ?\{(?:st|nd|rd|th)\}\}?$")
@@ -98,11 +89,6 @@ _BARE_CONNECTOR = re.compile(
 )
 _PER = re.compile(r"\\text ?\{([^{}]{1,30})\} ?/ ?\\text ?\{([^{}]{1,30})\}")
 _PERCENT = re.compile(r"(?<=[\d}]) ?(?:\\text ?\{ ?(?:percent|per cent) ?\}|percent|per cent)$")
-_PRICE = re.compile(r"(-?)\$ ?(\d[\d.,]{0,30}|\\[dt]?frac\{\d{1,9}\}\{\d{1,9}\})[. ]?")
-_NUMBER_AS_WORDS = re.compile(
-    r"\\(?:text\w{0,6}|mathrm|mathbf|mbox) ?\{ ?"
-    r"(-?\$? ?(?:\d[\d.,]{0,30}|\\[dt]?frac\{\d{1,9}\}\{\d{1,9}\})|-?\d[\d.,]{0,30} ?%) ?\}\.?"
-)
 _NOUN = r"(?!not\b|or\b|than\b|more\b|less\b|at least\b|at most\b|between\b)[A-Za-z]{1,20}"
 _ANNOUNCED = re.compile(
     r"\\text ?\{ ?(?:"
@@ -131,12 +117,8 @@ def normalise(answer: str) -> str:
     text = text.translate(_UNICODE)
     text = _without_what_shows_nothing(_POWERS_IN_A_ROW.sub(r"^{\1\2}", text))
     text = text.replace("\\$", "$").replace("\\%", "%").replace("\\#", "#").replace("\\&", "&")
-    text = _MULTIPLE.sub(_multiplied, text if "\\begin" in text else _EQUATION_BESIDE.sub(r"\1, ", text))
-    text = _in_currency(_NUMBERS_APART.sub(", ", text))
-    if wrapped := _NUMBER_AS_WORDS.fullmatch(text):
-        text = wrapped.group(1)
-    if price := _PRICE.fullmatch(text):
-        text = f"{price.group(1)}{price.group(2)}\\text{{dollars}}"
+    text = text if "\\begin" in text else _EQUATION_BESIDE.sub(r"\1, ", text)
+    text = one_amount(_NUMBERS_APART.sub(", ", text))
     text = _MATH_DELIMITER.sub("", text.replace("$", ""))
     if text.startswith("**") and text.endswith("**"):
         text = text[2:-2]
@@ -172,30 +154,6 @@ def _without_what_shows_nothing(text: str) -> str:
     if "\\" in text or "`" in text:
         text = _SHOWS_NOTHING.sub(" ", _COLOURED.sub("{", text))
     return _NEGATIVE.sub("-", _ABOUT.sub(r"\\approx ", text)).strip()
-
-
-def _multiplied(match: re.Match[str]) -> str:
-    """`1.5 \\text{ million dollars}` as `1500000\\text{ dollars}`; what stays no whole number stays as it is."""
-    number, multiple, unit, brace = match.groups()
-    whole, _, digits = number.replace(",", "").partition(".")
-    zeros = _MULTIPLES[multiple] - len(digits.rstrip("0"))
-    if zeros < 0:
-        return match.group()
-    value = (whole + digits.rstrip("0")).lstrip("0") + "0" * zeros
-    opened = "\\text{" in match.group() or "\\text {" in match.group()
-    if opened != bool(brace):
-        return match.group()
-    return f"{value}\\text{{{unit}}}" if opened and unit.strip() else f"{value}{unit}"
-
-
-def _in_currency(text: str) -> str:
-    """A sign of money before a number as its unit behind it."""
-    found = _CURRENCY.match(text)
-    if found is None:
-        return text
-    name = _CURRENCIES[next(group for group in found.groups() if group)]
-    rest = text[found.end() :].lstrip("$").rstrip(" .}")
-    return f"{rest}\\text{{{name}}}" if name else "$" + rest
 
 
 def _without_outer_braces(text: str) -> str:

@@ -36,14 +36,6 @@ _FORBIDDEN = re.compile(
     r"_thread\.start|resource\.|syslog\.|ssl\.|http\.|urllib\.|ftplib\.|smtplib\.|telnetlib\.|poplib\.|imaplib\.|nntplib\."
 )
 _DUNDER = re.compile(r"__\w")
-_KERNEL_RULES = (
-    filters.NO_PROCESSES
-    | filters.NO_NETWORK
-    | filters.NO_OTHER_PROCESSES
-    | filters.LIMITS_STAY
-    | filters.NO_ADMINISTRATION
-    | filters.FILES_STAY
-)
 
 
 _kernel_rules = False
@@ -71,7 +63,7 @@ def confine(memory_mb: int) -> None:
         resource.setrlimit(limit, (value, value))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if seccomp.why_unavailable() is None:
-        seccomp.install(_KERNEL_RULES | filters.signals_to(os.getpid()))
+        seccomp.install(filters.CONFINED | filters.signals_to(os.getpid()))
         _kernel_rules = True
     sys.addaudithook(_deny)
 
