@@ -13,6 +13,7 @@ HEAVY = {"torch", "transformers", "verl", "ray", "datasets", "vllm"}
 DOORS = [
     "verl_ext.evaluation",
     "verl_ext.doctor",
+    "verl_ext.rope_folder",
     "verl_ext.trainer.fsdp_dft_trainer",
     "verl_ext.trainer.fsdp_nft_trainer",
 ]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from verl.plugin.platform import PlatformRegistry
 from verl.plugin.platform.platform_manager import _detect_platform_name
 
+from verl_ext.errors import UserError
 from verl_ext.platform import cpu, cpu_device
 from verl_ext.platform.cpu_memory import KERNEL_VARIABLES, keep_few_kernels
 
@@ -136,6 +138,16 @@ def test_importing_verl_registers_by_name_and_loads_no_engine():
     )
     ended = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True)
     assert ended.stdout.splitlines()[-2:] == ["True False False", "True True True"]
+
+
+def test_a_critic_is_refused_by_name():
+    """verl loads its value head with flash-attn named outright, and would end by asking for another package."""
+    from verl_ext.engine.fsdp_cpu import CPUFSDPEngineWithValueHead
+
+    engine = object.__new__(CPUFSDPEngineWithValueHead)
+    engine.model_config = SimpleNamespace(path="M")
+    with pytest.raises(UserError, match="critic: M cannot be loaded on a CPU"):
+        engine._build_module()
 
 
 def test_a_part_that_cannot_be_registered_is_loud(tmp_path):

@@ -8,6 +8,7 @@ from verl.workers.config import FSDPEngineConfig
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
 from verl_ext.engine.fsdp import ExactLogProbs, use_our_attention
+from verl_ext.errors import UserError
 from verl_ext.platform.cpu_memory import trim_heap
 
 
@@ -50,4 +51,13 @@ class CPUFSDPEngineWithLMHead(OnCPU, ExactLogProbs, FSDPEngineWithLMHead):
 
 
 class CPUFSDPEngineWithValueHead(OnCPU, FSDPEngineWithValueHead):
-    """Critic on the processor."""
+    """Critic on the processor: refused by name.
+
+    verl loads a value head with flash-attn named outright (utils/model.py, `load_valuehead_model`, verl 0.9.1), which has
+    no CPU kernels; the run would end by asking for the package trl.
+    """
+
+    def _build_module(self):
+        raise UserError(
+            f"critic: {self.model_config.path} cannot be loaded on a CPU: verl's value head needs flash-attn"
+        )

@@ -16,6 +16,7 @@ from verl.utils.transformers_compat import drop_tied_target_keys
 from verl.workers.engine import BaseEngine
 
 from verl_ext.engine.adapters import adapter_of, merge_adapter, write_adapter_config
+from verl_ext.model_rope import add_old_spelling
 
 ADAPTER_FOLDER = "lora_adapter"
 """Beside the merged weights: the adapter alone, as PEFT loads it."""
@@ -77,7 +78,7 @@ def write_model(
     generation_config: GenerationConfig | None,
     folder: Path,
 ) -> None:
-    """Write configuration and weights as a Hugging Face folder that transformers and vLLM load.
+    """Write configuration and weights as a Hugging Face folder that transformers (5, and 4 from 4.57) and vLLM load.
 
     Args:
         config: of the model; not changed.
@@ -96,3 +97,4 @@ def write_model(
     if generation_config is not None:
         skeleton.generation_config = copy.deepcopy(generation_config)
     skeleton.save_pretrained(folder, state_dict=weights)
+    add_old_spelling(folder)

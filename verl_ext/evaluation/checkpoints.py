@@ -13,6 +13,7 @@ from typing import Literal
 from verl_ext.errors import ConfigError, UserError
 from verl_ext.evaluation.store import write_json
 from verl_ext.model_folder import looks_like_hub_id, require_model_folder
+from verl_ext.model_rope import add_old_spelling
 from verl_ext.run_folder import INCOMPLETE_SUFFIX
 
 SOURCE_FILE = "exported_from.json"
@@ -173,6 +174,7 @@ def _rewrite(folder: Path, target: Path, dtype: str | None) -> None:
         shutil.copytree(folder, target, dirs_exist_ok=True)
         return
     AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).save_pretrained(target)
+    add_old_spelling(target)
     _copy_tokenizer(folder, target)
 
 

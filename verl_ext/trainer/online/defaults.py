@@ -11,6 +11,7 @@ from verl_ext.model_folder import read_hf_config, require_sequence_parallel_head
 from verl_ext.reward.options import read_options
 from verl_ext.trainer.online.checks import REWARD_MANAGER
 from verl_ext.trainer.run.adapters import check_adapter
+from verl_ext.trainer.run.model_checks import check_model
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
@@ -19,13 +20,14 @@ def complete_config(config: DictConfig, device: str) -> None:
     """Fill in what is null.
 
     Raises:
-        UserError: the model's configuration cannot be read, its adapter cannot be merged, sequence parallelism does not
-            fit its heads, or an option of the reward manager cannot work.
+        UserError: the model's configuration cannot be read, or is of a model that cannot be trained here, its adapter
+            cannot be merged, sequence parallelism does not fit its heads, or an option of the reward manager cannot work.
     """
     on_gpu = device != "cpu"
     group = config.actor_rollout_ref
     rollout, model = group.rollout, group.model
     hf_config = read_hf_config(model.path, trust_remote_code=model.trust_remote_code, group="actor_rollout_ref.model")
+    check_model(model, hf_config, "actor_rollout_ref.model")
     check_adapter(model, hf_config, "actor_rollout_ref.model", generates=True)
     sp_size = sequence_parallel_size(config)
     if sp_size > 1:

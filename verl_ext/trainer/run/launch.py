@@ -19,6 +19,7 @@ from verl_ext.errors import UserError
 from verl_ext.model_folder import read_hf_config, require_sequence_parallel_heads
 from verl_ext.platform.cpu_memory import keep_memory_small
 from verl_ext.trainer.run.adapters import check_adapter
+from verl_ext.trainer.run.model_checks import check_model
 from verl_ext.trainer.run.quiet import quiet_libraries
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
@@ -58,10 +59,11 @@ def complete_config(config: DictConfig, device: str) -> PretrainedConfig:
     """Read the model's configuration, check it, and fill in what verl expects; returns the model's.
 
     Raises:
-        UserError: the configuration cannot be read, its adapter could not be merged, or sequence parallelism does not
-            fit its heads.
+        UserError: the configuration cannot be read, is of a model that cannot be trained here or is changed in a way
+            that cannot work, its adapter could not be merged, or sequence parallelism does not fit its heads.
     """
     hf_config = read_hf_config(config.model.path, trust_remote_code=config.model.trust_remote_code)
+    check_model(config.model, hf_config, "model", max_length=config.data.max_length)
     check_adapter(config.model, hf_config, "model")
     sp_size = config.engine.ulysses_sequence_parallel_size
     if sp_size > 1:
