@@ -38,7 +38,7 @@ _LED_UP_TO = re.compile(
 _AMOUNT = r"[-+]?[$€£]?\d[\d,]*(?:\.\d+|/\d+)?%?"
 _AMOUNT_IN_A_PHRASE = re.compile(
     rf"({_AMOUNT}(?: (?!or\b|to\b|of\b|out\b|and\b|more\b|less\b|fewer\b|times\b|plus\b|minus\b|over\b|by\b)[a-z]{{2,15}}){{1,3}}?|{_AMOUNT}) "
-    r"(?:(?:in|at|on|for|from|of|with|during|after|before|by)(?: (?!\d)|(?<=[a-z] for )(?=\d))|(?:every|each|when|while|sold|left|total|who|that|were|was|are|is|will|would)\b)"
+    r"(?:(?:in|at|on|for|from|of|with|during|after|before|by)(?: (?!\d)|(?<=[a-z] for )(?=\d))|(?:every|each|when|while|sold|left|total|who|that)\b|(?<=[a-z] )(?:were|was|are|is|will|would)\b)"
 )
 """`72 clips in April and May`, `18 dollars every day`: the amount that a phrase without further mathematics is about."""
 _PLAIN_PHRASE = re.compile(r"[-$\w ,.'’%/€£]+")
