@@ -128,3 +128,12 @@ def read_hf_config(path: str, *, trust_remote_code: bool, group: str = "model") 
 def _checkpoint_hint(folder: Path) -> str:
     inner = folder / "huggingface"
     return f"; did you mean {inner}?" if (inner / "config.json").is_file() else ""
+
+
+def end_tokens(*sources: Any) -> set[int]:
+    """The end tokens that a model's generation settings and its tokenizer name (`eos_token_id`, one or several)."""
+    found: set[int] = set()
+    for source in sources:
+        ids: Any = getattr(source, "eos_token_id", None)
+        found |= set(ids) if isinstance(ids, (list, tuple)) else set() if ids is None else {ids}
+    return found

@@ -1,10 +1,12 @@
-"""Run by torchrun: gradients of an update from which answers were dropped, and of one that never had them.
+"""Run by torchrun: gradients of an update from which answers were dropped or masked, and of one that never had them.
 
-Usage: dropped_answers_worker.py WORKSPACE; writes WORKSPACE/dropped.json, a list of {objective, mode, error, scale}: the
-largest difference between two gradients, and the largest entry of the expected one.
+Usage: dropped_answers_worker.py WORKSPACE; writes WORKSPACE/dropped.json, a list of {objective, mode, error,
+masked_error, scale}: the largest difference between two gradients, and the largest entry of the expected one.
 
 Two groups of eight, of which four answers are dropped; the online trainer's worker gets the other twelve and verl's
-fillers in their place, unevenly on two ranks. Expected is what verl's own worker makes of the twelve alone.
+fillers in their place, unevenly on two ranks. Expected is what verl's own worker makes of the twelve alone. Then it gets
+all sixteen, the four with their tokens and advantages but without a mask, as truncated answers are; and at last a
+mini-batch of such answers alone, which must be no step of the optimizer.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from verl.utils import tensordict_utils as tu
 
 from tests.integration.nft_gradient_worker import compose, full, options_of, trainer_of
 from tests.support.actor_batch import actor_batch, filler, grpo_advantages, grpo_loss, nft_loss
@@ -55,6 +58,26 @@ class Updates:
         self.worker.set_loss_fn(loss)
         self.worker.train_mini_batch(data)
         return self.caught
+
+    def steps_of_masked(self, rows, loss, mini_batch_size: int) -> bool:
+        """Whether an update of answers that are all masked steps the optimizer; its metrics have the learning rate."""
+        self.caught = None
+        data = actor_batch(
+            [masked(row) for row in rows],
+            [0.5] * len(rows),
+            mini_batch_size=mini_batch_size,
+            epochs=1,
+            dataloader_kwargs={"shuffle": False},
+        )
+        self.worker.set_loss_fn(loss)
+        output = self.worker.train_mini_batch(data)
+        assert output is None or "lr" in tu.get(output, "metrics")
+        return self.caught is not None
+
+
+def masked(row: dict) -> dict:
+    """An answer with all its tokens, of which none is learned."""
+    return {**row, "response": row["loss_mask"].bool(), "loss_mask": torch.zeros_like(row["loss_mask"])}
 
 
 def nft_advantages(correct: list[bool], groups: list[int], fillers: int) -> list[float]:
@@ -104,9 +127,19 @@ def main(workspace: Path) -> None:
                 share = slice(8 * rank, 8 * rank + 8)
                 get = found.gradients(with_fillers[share], spread[share], loss, 16)
                 assert get.keys() == expect.keys()
-                error = max((get[name] - expect[name]).abs().max().item() for name in expect)
+                all_rows = [masked(dataset.row(row)) if row in DROPPED else dataset.row(row) for row in range(16)]
+                all_advantages = [0.5] * 16
+                for row, advantage in zip(left, advantages, strict=True):
+                    all_advantages[row] = advantage
+                get_masked = found.gradients(all_rows[share], all_advantages[share], loss, 16)
+                error, masked_error = (
+                    max((those[name] - expect[name]).abs().max().item() for name in expect)
+                    for those in (get, get_masked)
+                )
                 largest = max(gradient.abs().max().item() for gradient in expect.values())
-                results.append({"objective": objective, "mode": mode, "error": error, "scale": largest})
+                errors = {"error": error, "masked_error": masked_error}
+                results.append({"objective": objective, "mode": mode, **errors, "scale": largest})
+        assert not found.steps_of_masked(all_rows[:4], loss, 8)
         if rank == 0:
             (workspace / "dropped.json").write_text(json.dumps(results, indent=1))
 

@@ -100,6 +100,16 @@ def test_the_defaults_and_every_objective_pass(compose):
         (["trainer.max_empty_steps=0"], "trainer.max_empty_steps: got 0"),
         (["algorithm.filter_groups.max_num_gen_batches=-1"], "filter_groups.max_num_gen_batches: got -1"),
         (["algorithm.filter_groups.metric=null"], "algorithm.filter_groups.metric: got None"),
+        (["algorithm.filter_groups.keep_surplus=1"], "algorithm.filter_groups.keep_surplus: got 1"),
+        (
+            ["algorithm.filter_groups.keep_surplus=False", "trainer.v1.trainer_mode=nft_colocate_async"],
+            "algorithm.filter_groups.keep_surplus: got False, expected True with trainer.v1.trainer_mode=nft_colocate",
+        ),
+        (["algorithm.overlong_filtering=drop"], "algorithm.overlong_filtering: got 'drop', expected off or mask or exclude"),
+        (["trainer.entropy_band=0.3"], "trainer.entropy_band: got 0.3, expected [LOW, HIGH] in nats"),
+        (["trainer.entropy_band=[0.4,0.2]"], "trainer.entropy_band: got [0.4, 0.2]"),
+        (["trainer.entropy_band=[0.2,a]"], "trainer.entropy_band: got [0.2, 'a']"),
+        (["trainer.entropy_band=[-1,1]"], "trainer.entropy_band: got [-1, 1]"),
         ([f"{ROLLOUT}.temperature=0"], f"{ROLLOUT}.temperature: got 0, expected at least 0.01 in training"),
         (["data.chat_template_file=nowhere.jinja"], "data.chat_template_file: nowhere.jinja not found"),
         (["actor_rollout_ref.model.path=/nowhere"], "actor_rollout_ref.model.path: folder /nowhere not found"),
@@ -171,5 +181,7 @@ def test_published_names_choose_the_objective(compose, capsys):
 
 
 def test_an_unknown_objective_is_answered_with_the_known_ones(compose):
-    with pytest.raises(UserError, match="objective: got 'ppo', expected one of dapo, dr_grpo, grpo, nft, rft"):
+    with pytest.raises(
+        UserError, match="objective: got 'ppo', expected one of acereason, dapo, dr_grpo, grpo, nft, rft"
+    ):
         compose("objective=ppo")

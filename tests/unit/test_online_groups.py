@@ -7,11 +7,13 @@ import logging
 from collections.abc import Iterable
 
 import pytest
+import torch
 from verl.trainer.ppo.v1 import replay_buffer
 
-from verl_ext.trainer.online import groups, verdicts
+from verl_ext.trainer.online import groups, truncation, verdicts
 from verl_ext.trainer.online.dynamic_sampling import MAX_IDLE_BATCHES, Acceptance, SamplingOptions
 from verl_ext.trainer.online.groups import AsyncGroupBuffer, GroupBuffer, NoGroupsError
+from verl_ext.trainer.online.pass_rates import FILE, Journal
 from verl_ext.trainer.online.stopping import StepInterruptedError
 from verl_ext.trainer.run.exits import WorkerDiedError
 
@@ -28,7 +30,12 @@ ANSWERS = {  # accuracies; a status where the grader came to no verdict
     ONE_LEFT: ["timeout", 1],
     NONE: ["error", "error"],
 }
+LONG_RIGHT, ONE_ENDED = "right, one truncated", "one of two ended"
+ANSWERS |= {LONG_RIGHT: [1, 0, 1], ONE_ENDED: [1, 0]}
+TRUNCATED = {CUT_OFF: (0, 1), LONG_RIGHT: (1,), ONE_ENDED: (1,)}
+"""Kind -> the answers that are as long as they may be and do not end."""
 RESPONSE_LENGTH = 7
+END_TOKEN = 2
 
 
 class Queue:
@@ -47,8 +54,16 @@ class Queue:
             self.tags.pop(key)
 
     def kv_batch_get(self, keys: list[str], partition_id: str, select_fields: list[str]) -> dict[str, list]:
+        if select_fields == ["responses"]:
+            assert all(self.tags[key]["response_len"] >= RESPONSE_LENGTH for key in keys), "only those are looked at"
+            return {"responses": [torch.tensor([5, self.last_tokens.get(key, 5)]) for key in keys]}
         assert select_fields == ["extra_fields"]
         return {"extra_fields": [{"reward_extra_info": self.infos[key]} for key in keys]}
+
+    @property
+    def last_tokens(self) -> dict[str, int]:
+        """Of answers that end just at their limit; the others were cut off there."""
+        return {key: END_TOKEN for key, info in self.infos.items() if info.get("ends")}
 
 
 class Rollout:
@@ -79,8 +94,8 @@ class Rollout:
         self.queue.tags[uid] = {"is_prompt": True, "status": status, "global_steps": self.step}
         if kind == FAILED:
             self.queue.tags[uid]["reason"] = "OSError: no judge answers"
-        length = RESPONSE_LENGTH if kind == CUT_OFF else 3
         for session, verdict in enumerate(ANSWERS[kind]):
+            length = RESPONSE_LENGTH if session in TRUNCATED.get(kind, ()) else 3
             status, accuracy = (verdict, 0) if isinstance(verdict, str) else ("ok", verdict)
             for output in range(self.outputs):
                 key = f"{uid}_{session}_{output}"
@@ -101,13 +116,16 @@ def make(monkeypatch):
         train_batch_size=2,
         drop_no_verdict=False,
         mode="sync",
+        **options,
     ):
         queue = Queue()
-        for module in (replay_buffer, groups, verdicts):
+        for module in (replay_buffer, groups, verdicts, truncation):
             monkeypatch.setattr(module, "tq", queue)
         rollout = Rollout(queue, kinds)
         buffer = (GroupBuffer if mode == "sync" else AsyncGroupBuffer)(
-            options=SamplingOptions(gen_batch_size, max_gen_batches, drop_uniform, RESPONSE_LENGTH, drop_no_verdict),
+            options=SamplingOptions(
+                gen_batch_size, max_gen_batches, drop_uniform, RESPONSE_LENGTH, drop_no_verdict, **options
+            ),
             train_batch_size=train_batch_size,
             trainer_mode=mode,
             trainer_config={},
@@ -117,6 +135,7 @@ def make(monkeypatch):
             refill_fn=rollout,
             filter_groups_metric="acc" if drop_uniform else None,
         )
+        buffer.tell_truncated_by(truncation.Truncation(RESPONSE_LENGTH, {END_TOKEN}))
         return buffer, rollout
 
     return _make
@@ -426,3 +445,116 @@ def test_some_lost_groups_end_no_run(make):
     prompts, metrics = _sample(buffer, 1, 20)
     assert len(prompts) == 20
     assert metrics["sampling/dropped_no_verdict"] >= 10
+
+
+@pytest.mark.parametrize("mode", ["sync", "colocate_async"])
+def test_truncated_answers_leave_their_groups_which_are_judged_by_the_rest(make, mode):
+    kinds = [LONG_RIGHT, ONE_ENDED, CUT_OFF, MIXED, *[MIXED] * 20]
+    buffer, rollout = make(kinds, train_batch_size=2, exclude_truncated=True, mode=mode)
+    rollout(4 if mode != "sync" else 0)
+    batch, _ = buffer.sample(1, "train", 2)
+    metrics = buffer.this_step.metrics()
+    assert _prompts(batch) == [3, 4]
+    assert metrics["sampling/truncated_excluded"] == 4
+    assert metrics["sampling/dropped_truncated"] == 2  # one answer is left, and none
+    assert metrics["sampling/dropped_all_right"] == 1
+    assert metrics["sampling/dropped_all_wrong"] == metrics["sampling/dropped_cut_off"] == 0
+
+
+def test_an_answer_that_ends_at_its_limit_is_not_truncated(make):
+    buffer, rollout = make([CUT_OFF, MIXED], drop_uniform=False, exclude_truncated=True)
+    submit = buffer.refill_fn
+
+    def end_all(prompts: int) -> None:
+        submit(prompts)
+        for info in rollout.queue.infos.values():
+            info["ends"] = True
+
+    buffer.refill_fn = end_all
+    assert _sample(buffer, 1, 2)[0] == [0, 1]
+
+
+def test_a_model_that_never_ends_its_answers_ends_the_step(make):
+    buffer, rollout = make([CUT_OFF] * 1000, drop_uniform=False, exclude_truncated=True)
+    with pytest.raises(NoGroupsError):
+        buffer.sample(1, "train", 2)
+    assert rollout.next <= MAX_IDLE_BATCHES * 4 + 4
+    assert buffer.this_step.dropped.truncated == rollout.next
+    assert "without two answers that ended" in buffer.this_step.dropped.shares()
+    assert "data.max_response_length" in buffer.this_step.dropped.advice()
+
+
+def test_without_surplus_every_step_is_of_its_own_policy(make):
+    buffer, rollout = make([MIXED] * 40, keep_surplus=False)
+    first, metrics = _sample(buffer, 1, 2)
+    second, again = _sample(buffer, 2, 2)
+    assert first == [0, 1] and metrics["sampling/surplus_groups"] == 2
+    assert again["sampling/kept_from_before"] == 0
+    assert min(second) >= rollout.submitted[0]
+    left = {int(key.split("_")[0]) for key in rollout.queue.tags}
+    assert left <= set(first) | set(second)
+
+
+def _journal(folder, buffer, kept=0):
+    buffer.journal = Journal(folder, kept, lambda uids: [f"problem {int(uid) % 3}" for uid in uids])
+    return folder / FILE
+
+
+def _lines(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("mode", ["sync", "colocate_async"])
+def test_the_journal_has_every_decided_group_used_or_dropped_once(make, tmp_path, mode):
+    kinds = [MIXED, RIGHT, FAILED, WRONG, MIXED_AND_NONE, ONE_LEFT, LONG_RIGHT, *[MIXED] * 20]
+    buffer, rollout = make(kinds, train_batch_size=2, drop_no_verdict=True, gen_batch_size=7, mode=mode)
+    path = _journal(tmp_path, buffer)
+    rollout(7 if mode != "sync" else 0)
+    used = {step: _sample(buffer, step, 2)[0] for step in (1, 2)}
+    buffer.journal.write()
+    lines = _lines(path)
+    by_prompt = {int(line["uid"]): line for line in lines}
+    assert len(lines) == len(by_prompt)
+    assert {prompt for prompt, line in by_prompt.items() if line["used"]} == {*used[1], *used[2]}
+    assert all(by_prompt[prompt]["step"] == step for step in used for prompt in used[step])
+    found = {prompt: (line["right"], line["of"], line["truncated"], line["used"]) for prompt, line in by_prompt.items()}
+    assert found[0] == (1, 2, 0, True)
+    assert found[1] == (2, 2, 0, False) and found[3] == (0, 2, 0, False)
+    assert 2 not in found  # failed
+    assert found[4] == (1, 2, 0, True)  # of those with a verdict
+    assert found[5] == (1, 1, 0, False)
+    assert found[6] == (2, 3, 1, True)
+    assert by_prompt[4]["problem"] == "problem 1"
+
+
+def test_the_journal_goes_on_where_the_checkpoint_was(make, tmp_path):
+    buffer, _ = make([MIXED] * 40)
+    path = _journal(tmp_path, buffer)
+    _sample(buffer, 1, 2)
+    kept = buffer.journal.write()
+    whole = path.read_bytes()
+    _sample(buffer, 2, 2)
+    buffer.journal.write()
+    assert path.stat().st_size > kept
+    path.write_bytes(path.read_bytes() + b'{"step": 3, "ui')  # killed while it wrote
+    again, _ = make([MIXED] * 40)
+    _journal(tmp_path, again, kept)
+    assert path.read_bytes() == whole
+    _journal(tmp_path, again, 10**6)  # a file that somebody has cut
+    assert path.read_bytes() == whole
+
+
+def test_a_reward_that_does_not_say_what_is_right_has_no_journal(make, tmp_path):
+    buffer, rollout = make([MIXED] * 4, drop_uniform=False)
+    submit = buffer.refill_fn
+
+    def without_accuracy(prompts: int) -> None:
+        submit(prompts)
+        for info in rollout.queue.infos.values():
+            info.pop("acc", None)
+
+    buffer.refill_fn = without_accuracy
+    path = _journal(tmp_path, buffer)
+    _sample(buffer, 1, 2)
+    buffer.journal.write()
+    assert path.read_text() == ""

@@ -10,7 +10,14 @@ from transfer_queue import KVBatchMeta
 
 from verl_ext.trainer.online import step_metrics
 from verl_ext.trainer.online.outcomes import Outcomes
-from verl_ext.trainer.online.step_metrics import accuracy_before_sampling, outcomes_of, shares_at_limit
+from verl_ext.trainer.online.step_metrics import (
+    EntropyBand,
+    accuracy_before_sampling,
+    entropy_of_tokens,
+    outcomes_of,
+    shares_at_limit,
+)
+from verl_ext.trainer.online.truncation import NOTHING_LEFT
 
 
 def _tags(*lengths: tuple[int, int]) -> list[dict[str, int]]:
@@ -83,3 +90,63 @@ def test_a_batch_with_one_advantage_is_usable(monkeypatch, rows_at_once):
 
 def test_an_empty_batch_has_no_groups():
     assert outcomes_of(KVBatchMeta(partition_id="train"), max_response_length=8) == Outcomes()
+
+
+def test_a_batch_whose_answers_are_all_masked_has_truncated_groups(monkeypatch):
+    batch, rewards = _batch(a=([1, 0], 8), b=([0, 0], 8))
+    monkeypatch.setattr(step_metrics, "tq", Store(rewards, dict.fromkeys(rewards, 0.5)))
+    batch.extra_info[NOTHING_LEFT] = True
+    assert outcomes_of(batch, max_response_length=8) == Outcomes(truncated=2)
+
+
+class Entropies:
+    """TransferQueue in memory: entropy and mask of answers of different lengths."""
+
+    def __init__(self, entropies: dict[str, list[float]], masks: dict[str, list[int]]) -> None:
+        self.fields = {"entropy": entropies, "response_mask": masks}
+        self.fetched: list[list[str]] = []
+
+    def kv_batch_get(self, keys, partition_id, select_fields):
+        self.fetched.append(keys)
+        return {
+            name: torch.nested.as_nested_tensor([torch.tensor(self.fields[name][key]) for key in keys])
+            for name in select_fields
+        }
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 256])
+def test_entropy_is_the_mean_over_tokens_and_not_over_answers(monkeypatch, rows_at_once):
+    queue = Entropies({"a": [1.0, 3.0, 9.0], "b": [0.5], "filler": [7.0]}, {"a": [1, 1, 0], "b": [1], "filler": [1]})
+    monkeypatch.setattr(step_metrics, "tq", queue)
+    monkeypatch.setattr(step_metrics, "ROWS_AT_ONCE", rows_at_once)
+    batch = KVBatchMeta(partition_id="train", keys=["a", "b", "filler"], tags=[{}, {}, {"is_padding": True}])
+    assert entropy_of_tokens(batch) == pytest.approx((1 + 3 + 0.5) / 3)
+    assert [key for keys in queue.fetched for key in keys] == ["a", "b"]
+
+
+def test_a_batch_without_a_token_has_no_entropy(monkeypatch):
+    monkeypatch.setattr(step_metrics, "tq", Entropies({"a": [1.0]}, {"a": [0]}))
+    assert math.isnan(entropy_of_tokens(KVBatchMeta(partition_id="train", keys=["a"], tags=[{}])))
+
+
+def test_an_entropy_that_stays_outside_its_band_is_said_every_20_steps():
+    band = EntropyBand([0.2, 0.4])
+    said = [band.add(entropy) for entropy in [0.1] * 19 + [0.3] + [0.1] * 40 + [0.5] * 20]
+    spoken = {step: line for step, line in enumerate(said, 1) if line is not None}
+    assert list(spoken) == [40, 60, 80]
+    assert spoken[40].startswith(
+        "rollout/entropy is 0.100, below trainer.entropy_band=[0.2, 0.4] for 20 steps; a higher"
+    )
+    assert "above trainer.entropy_band=[0.2, 0.4] for 60 steps; a lower actor_rollout_ref.rollout.temp" in spoken[80]
+
+
+def test_the_ends_of_a_band_are_inside_and_no_band_says_nothing():
+    band = EntropyBand([0.2, 0.4])
+    assert not any(band.add(entropy) for entropy in [0.2, 0.4] * 30)
+    assert not any(EntropyBand(None).add(0.0) for _ in range(100))
+
+
+def test_an_entropy_that_is_no_number_is_outside_the_band():
+    band = EntropyBand([0.2, 0.4])
+    said = [band.add(math.nan) for _ in range(20)]
+    assert "no number" in said[-1]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any
 
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 from verl.workers.config import HFModelConfig
 
+from verl_ext.model_folder import end_tokens
 from verl_ext.rollout.generator import Generator
 from verl_ext.rollout.settings import HFSettings
 
@@ -35,7 +35,7 @@ def build_generator(
     rollout = settings.rollout
     return Generator(
         model,
-        eos_token_ids=_eos_token_ids(model_config),
+        eos_token_ids=end_tokens(model_config.generation_config, model_config.tokenizer),
         max_num_seqs=rollout.max_num_seqs,
         max_model_len=rollout.max_model_len,
         vocab_size=min(len(model_config.tokenizer), model.config.get_text_config().vocab_size),
@@ -43,12 +43,3 @@ def build_generator(
         max_cache_bytes=int(settings.options.kv_cache_gb * 2**30),
         seed=seed,
     )
-
-
-def _eos_token_ids(model_config: HFModelConfig) -> set[int]:
-    """The end tokens that the model's generation settings and its tokenizer name."""
-    found: set[int] = set()
-    for source in (model_config.generation_config, model_config.tokenizer):
-        ids: Any = getattr(source, "eos_token_id", None)
-        found |= set(ids) if isinstance(ids, (list, tuple)) else set() if ids is None else {ids}
-    return found

@@ -52,6 +52,7 @@ CHOICES = {
     "trainer.resume_mode": ("auto", "disable", "resume_path"),
     "trainer.v1.trainer_mode": MODES,
     "reward.reward_kwargs.on_no_verdict": ("drop", "wrong"),
+    "algorithm.overlong_filtering": ("off", "mask", "exclude"),
 }
 UNGRADABLE_LOOPS = ("tool_agent",)
 """Agent loops of several turns that do not say which span of tokens is the answer."""
@@ -90,6 +91,7 @@ def check_config(config: DictConfig, *, joins_cluster: bool) -> None:
     samples = config.trainer.log_val_generations
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 0:
         raise ConfigError("trainer.log_val_generations", given=samples, expected="a number of answers; 0 for none")
+    _check_entropy_band(config.trainer.entropy_band)
     check_online_profiler(config)
     _check_adapter(config)
     require_no_keys_in(OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars") or {})
@@ -208,7 +210,7 @@ def _check_objective(config: DictConfig) -> None:
             "algorithm.adv_estimator",
             given=algorithm.adv_estimator,
             expected=f"nft exactly where actor_rollout_ref.actor.policy_loss.loss_mode (now {loss.loss_mode}) is nft; "
-            "objective=nft, rft, dapo, grpo or dr_grpo sets both",
+            "objective=nft, rft, dapo, grpo, dr_grpo or acereason sets both",
         )
     if config.actor_rollout_ref.rollout.n < 2:
         raise ConfigError(
@@ -237,12 +239,30 @@ def _check_objective(config: DictConfig) -> None:
         )
 
 
+def _check_entropy_band(band: Any) -> None:
+    if band is None:
+        return
+    ends = list(band) if isinstance(band, (list, ListConfig)) else []
+    numbers = all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in ends)
+    if len(ends) != 2 or not numbers or not 0 <= ends[0] < ends[1]:
+        raise ConfigError("trainer.entropy_band", given=band, expected="[LOW, HIGH] in nats, 0 <= LOW < HIGH, or null")
+
+
 def _check_dynamic_sampling(config: DictConfig) -> None:
     filters, prefix = config.algorithm.filter_groups, "algorithm.filter_groups"
     bound = filters.max_num_gen_batches
     if isinstance(bound, bool) or not isinstance(bound, int) or bound < 0:
         expected = "a number of generation batches, or 0 for no bound"
         raise ConfigError(f"{prefix}.max_num_gen_batches", given=bound, expected=expected)
+    if not isinstance(filters.keep_surplus, bool):
+        raise ConfigError(f"{prefix}.keep_surplus", given=filters.keep_surplus, expected="True or False")
+    if not filters.keep_surplus and config.trainer.v1.trainer_mode != "nft":
+        raise ConfigError(
+            f"{prefix}.keep_surplus",
+            given=False,
+            expected=f"True with trainer.v1.trainer_mode={config.trainer.v1.trainer_mode}, in which answers are of "
+            "earlier policies in any case; nft is the mode that can be strictly on-policy",
+        )
     if filters.enable and not filters.metric:
         expected = "what tells the answers of a group apart, such as acc or reward"
         raise ConfigError(f"{prefix}.metric", given=filters.metric, expected=expected)

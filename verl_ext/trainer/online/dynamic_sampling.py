@@ -48,6 +48,10 @@ class SamplingOptions:
     """Tokens; an answer of so many was cut off."""
     drop_no_verdict: bool = False
     """Whether answers that could not be graded are dropped, and groups that this leaves with one answer."""
+    exclude_truncated: bool = False
+    """Whether truncated answers are dropped, and groups that this leaves with one answer."""
+    keep_surplus: bool = True
+    """Whether usable groups beyond those of a step open the next one, whose policy did not give them."""
 
 
 @dataclass
@@ -72,9 +76,9 @@ class StepSampling:
 
     def room(self, options: SamplingOptions) -> float:
         """Prompts that may still be given to generation."""
-        if not options.drop_uniform:  # every group that does not fail is taken
+        if not options.drop_uniform and not options.exclude_truncated:  # every group that does not fail is taken
             return math.inf
-        if options.max_gen_batches:
+        if options.drop_uniform and options.max_gen_batches:
             return options.max_gen_batches * options.gen_batch_size - self.prompts
         return MAX_IDLE_BATCHES * options.gen_batch_size - self.idle_prompts
 

@@ -21,6 +21,8 @@ from verl.utils.skip import SkipManager
 from verl_ext.trainer.online.dynamic_sampling import Acceptance, SamplingOptions, StepSampling
 from verl_ext.trainer.online.health import SAY_EVERY_S
 from verl_ext.trainer.online.outcomes import REASON, Outcomes, in_words, too_many_failed
+from verl_ext.trainer.online.pass_rates import Journal
+from verl_ext.trainer.online.truncation import Truncation
 from verl_ext.trainer.online.verdicts import VerdictFilter
 from verl_ext.trainer.run.exits import WorkerDiedError
 
@@ -37,26 +39,40 @@ class _Sampling:
     options: SamplingOptions
     train_batch_size: int
     check_workers: Callable[[], None] = staticmethod(lambda: None)
+    journal: Journal | None = None
+    """Of the pass rates of groups that are decided."""
     this_step: StepSampling | None = None
 
     def __init__(self, *, options: SamplingOptions, **verl_arguments: Any) -> None:
         super().__init__(**verl_arguments)
         self.options = options
-        self.verdicts = VerdictFilter(is_on=options.drop_no_verdict)
-        self._lost = 0
-        """Groups lost to answers without a verdict, which nobody has replaced yet."""
+        self.verdicts = VerdictFilter(is_on=options.drop_no_verdict, exclude_truncated=options.exclude_truncated)
+        self._lost: Counter[str] = Counter()
+        """Groups lost to answers without a verdict and to truncated ones, which nobody has replaced yet."""
+
+    def tell_truncated_by(self, truncation: Truncation) -> None:
+        """Before the first group comes: how to tell which answers are truncated."""
+        self.verdicts.truncation = truncation
 
     def _sync_metadata_from_transfer_queue(self) -> None:
         """What there is, without the answers that could not be graded."""
         super()._sync_metadata_from_transfer_queue()
         lost = self.verdicts.take_out("train", self.partitions["train"], self.finished_keys["train"])
-        self._clear_groups("train", lost)
-        self._lost += len(lost)
+        gone = {*lost.no_verdict, *lost.truncated}
+        self._record(gone, used=False)
+        self._clear_groups("train", gone)
+        self._lost.update(no_verdict=len(lost.no_verdict), truncated=len(lost.truncated))
 
-    def _take_lost(self) -> int:
-        """Groups lost to answers without a verdict since the last call."""
-        lost, self._lost = self._lost, 0
+    def _take_lost(self) -> Counter[str]:
+        """Groups lost since the last call, by why."""
+        lost, self._lost = self._lost, Counter()
         return lost
+
+    def _record(self, uids: Iterable[str], *, used: bool) -> None:
+        """Note what became of these groups, before they are gone."""
+        if self.journal is not None:
+            tallies = {uid: self.verdicts.tallies[uid] for uid in sorted(uids) if uid in self.verdicts.tallies}
+            self.journal.add(self.this_step.step if self.this_step else 0, tallies, used=used)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the groups themselves."""
@@ -122,12 +138,13 @@ class _Sampling:
                 cut_off=len(cut_off),
                 failed=len(failed),
                 stale=len(stale),
-                no_verdict=lost,
+                **lost,
             )
         )
         dropped = stale | uniform | failed
+        self._record(stale | uniform, used=False)
         self._clear_groups("train", dropped)
-        return len(dropped) + lost
+        return len(dropped) + lost.total()
 
     def _cut_off(self, uids: set[str]) -> set[str]:
         """Those of which most answers are as long as they may be."""
@@ -175,6 +192,8 @@ class _Sampling:
         chosen = sorted(uids)[:count]
         if not chosen:
             return KVBatchMeta(partition_id=partition_id)
+        if partition_id == "train":
+            self._record(chosen, used=True)
         snapshot = dict(sorted(self.partitions[partition_id].items()))
         self.finished_keys[partition_id] -= set(chosen)
         return self._materialize_batch(partition_id, chosen, snapshot)
@@ -210,13 +229,16 @@ class GroupBuffer(_Sampling, ReplayBuffer):
 
     def state(self) -> dict[str, Any]:
         step = self.this_step
-        under_way = {"step": step.state(), "lost": self._lost} if step is not None and step.sampling else {}
+        under_way = {"step": step.state(), "lost": dict(self._lost)} if step is not None and step.sampling else {}
         return {**asdict(self.acceptance), **under_way}
 
     def restore(self, state: dict[str, Any]) -> None:
         step = state.get("step")
         self.this_step = None if step is None else StepSampling.restored(step)
-        self._lost = state.get("lost", 0)
+        lost = state.get("lost", {})
+        self._lost = Counter(
+            lost if isinstance(lost, dict) else {"no_verdict": lost}
+        )  # a number, in checkpoints of before
         self.acceptance = Acceptance(usable=state["usable"], generated=state["generated"])
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, float]]:
@@ -254,6 +276,10 @@ class GroupBuffer(_Sampling, ReplayBuffer):
         batch = self._take(partition_id, self.finished_keys[partition_id], batch_size)
         step.counts.update(self.verdicts.counts())
         step.counts["surplus_groups"] = len(self.finished_keys[partition_id])
+        if not self.options.keep_surplus:
+            surplus = set(self.finished_keys[partition_id])
+            self._record(surplus, used=False)
+            self._clear_groups(partition_id, surplus)
         if not batch.keys:
             raise NoGroupsError("no usable group")
         return batch, {}

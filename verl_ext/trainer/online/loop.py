@@ -25,6 +25,7 @@ from verl_ext.trainer.online.generations import read_answers, write_lines
 from verl_ext.trainer.online.group_files import get_groups, put_groups, waiting_groups
 from verl_ext.trainer.online.health import ActorWatch, wait_for
 from verl_ext.trainer.online.outcomes import EmptySteps, Outcomes
+from verl_ext.trainer.online.pass_rates import Journal
 from verl_ext.trainer.online.sample_log import SampleLog
 from verl_ext.trainer.online.step_metrics import accuracy_before_sampling, outcomes_of
 from verl_ext.trainer.online.stop_request import start_stop_request
@@ -202,6 +203,7 @@ class OnlineLoop(OnlineValidation):
             self._stop_profiling()
             metrics.update(self.replay_buffer.step_metrics())
             metrics.update(accuracy_before_sampling(metrics))
+            self.replay_buffer.journal.write()
             self.progress.total_tokens += sum(tag["seq_len"] for tag in batch.tags if not tag.get("is_padding", False))
             self._count_empty(batch)
             self._count_skipped(metrics)
@@ -264,6 +266,7 @@ class OnlineLoop(OnlineValidation):
         self._prompts_added = self._saved_all = False
         self._validation_due = self.has_validation and trainer.val_before_train
         if self.checkpoint is None:
+            self._open_journal(0)
             return
         self.actor_rollout_wg.restore(str(self.checkpoint.path), self.checkpoint.extended)
         self.global_steps = self._steps_done = self.checkpoint.step
@@ -271,6 +274,7 @@ class OnlineLoop(OnlineValidation):
         sampling = json.loads((self.checkpoint.path / SAMPLING_FILE).read_text())
         self.prompts.position = sampling["position"]
         self._in_flight = sampling["in_flight"]
+        self._open_journal(sampling.get("pass_rates_bytes", 0))
         self.replay_buffer.restore(sampling["buffer"])
         self.empty_steps = EmptySteps.restored(sampling.get("empty_steps"))
         self._prompts_added = sampling.get("prompts_added", False)
@@ -280,6 +284,9 @@ class OnlineLoop(OnlineValidation):
             self._open_update = OpenUpdate.restore(*texts)
         groups = put_groups((self.checkpoint.path / SURPLUS_FILE).read_text().splitlines())
         self._restored_tq_prompt_count = groups + len(self._in_flight)
+
+    def _open_journal(self, kept: int) -> None:
+        self.replay_buffer.journal = Journal(Path(self.config.trainer.default_local_dir), kept, self.prompts.problems)
 
     def _decide(self, of_workers: Sequence[Holding] = ()) -> Resumption:
         """What to continue from, of what this process holds; the workers' own, once there are any, must agree.
@@ -302,6 +309,7 @@ class OnlineLoop(OnlineValidation):
         """What this process adds to a checkpoint: name -> text."""
         done, under_way = waiting_groups()
         sampling = {
+            "pass_rates_bytes": self.replay_buffer.journal.write(),
             "position": self.prompts.position,
             "in_flight": sorted(int(uid) for uid in under_way),
             "prompts_added": self._prompts_added and self.global_steps > self._steps_done,

@@ -26,10 +26,12 @@ from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_separate_async import HybridEngineMode, PPOTrainerSeparateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils import tensordict_utils as tu
+from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.dataset.rl_dataset import get_dataset_class
 
 from verl_ext.data.prompt_dataset import PromptDataset
 from verl_ext.errors import UserError
+from verl_ext.model_folder import end_tokens
 from verl_ext.objectives.nft_advantage import correctness, decode_advantage
 from verl_ext.reward.metrics import grade_metrics
 from verl_ext.trainer.online import algorithm
@@ -38,8 +40,14 @@ from verl_ext.trainer.online.dynamic_sampling import SamplingOptions
 from verl_ext.trainer.online.groups import AsyncGroupBuffer, GroupBuffer, NoGroupsError
 from verl_ext.trainer.online.loop import OnlineLoop
 from verl_ext.trainer.online.prompts import EvaluationBatches, PromptStream
-from verl_ext.trainer.online.step_metrics import share_of_tokens_computed, shares_at_limit
+from verl_ext.trainer.online.step_metrics import (
+    EntropyBand,
+    entropy_of_tokens,
+    share_of_tokens_computed,
+    shares_at_limit,
+)
 from verl_ext.trainer.online.stopping import OpenUpdate, StepInterruptedError
+from verl_ext.trainer.online.truncation import NOTHING_LEFT, Truncation, mask_truncated
 from verl_ext.trainer.online.workers import (
     FIRST_MINI_BATCH,
     MINI_BATCHES,
@@ -68,7 +76,10 @@ class _OnlineTrainer(OnlineLoop, PPOTrainer):
             drop_uniform=config.algorithm.filter_groups.enable,
             max_response_length=config.actor_rollout_ref.rollout.response_length,
             drop_no_verdict=config.reward.reward_kwargs.on_no_verdict == "drop",
+            exclude_truncated=config.algorithm.overlong_filtering == "exclude",
+            keep_surplus=config.algorithm.filter_groups.keep_surplus,
         )
+        self.entropy_band = EntropyBand(config.trainer.entropy_band)
         super().__init__(config)
 
     def _build_replay_buffer(self) -> ReplayBuffer:
@@ -85,6 +96,14 @@ class _OnlineTrainer(OnlineLoop, PPOTrainer):
             "filter_groups_metric": self.config.algorithm.filter_groups.metric if self.sampling.drop_uniform else None,
         }
         return (GroupBuffer if self.trainer_mode == "sync" else AsyncGroupBuffer)(**arguments)
+
+    def _init_tokenizer(self) -> None:
+        super()._init_tokenizer()
+        model = omega_conf_to_dataclass(self.config.actor_rollout_ref.model)
+        self.truncation = Truncation(
+            self.sampling.max_response_length, end_tokens(model.generation_config, model.tokenizer)
+        )
+        self.replay_buffer.tell_truncated_by(self.truncation)
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
@@ -152,13 +171,27 @@ class _OnlineTrainer(OnlineLoop, PPOTrainer):
             self.on_sample_end()
             return KVBatchMeta(partition_id="train")
 
+    def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        batch = super()._compute_old_log_prob(batch, metrics)
+        if not self.config.algorithm.rollout_correction.bypass_mode:  # which takes log-probs of the servers, alone
+            metrics["rollout/entropy"] = entropy_of_tokens(batch)
+            said = self.entropy_band.add(metrics["rollout/entropy"])
+            if said is not None:
+                self.log.note(f"step {self.global_steps}: {said}")
+        return batch
+
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         metrics.update(self._grading_metrics(batch))
-        if self.config.algorithm.adv_estimator != algorithm.NAME:
-            return super()._compute_advantage(batch, metrics)
-        with self._correctness_as_reward(batch):
+        if self.config.algorithm.adv_estimator == algorithm.NAME:
+            with self._correctness_as_reward(batch):
+                batch = super()._compute_advantage(batch, metrics)
+            metrics.update(self._group_metrics(batch))
+        else:
             batch = super()._compute_advantage(batch, metrics)
-        metrics.update(self._group_metrics(batch))
+        if self.config.algorithm.overlong_filtering == "mask":
+            truncated = self.truncation.of(batch.partition_id, dict(zip(batch.keys, batch.tags, strict=True)))
+            mask_truncated(batch, truncated)
+            metrics["sampling/truncated_masked"] = float(len(truncated))
         return batch
 
     @contextmanager
@@ -215,6 +248,11 @@ class _OnlineTrainer(OnlineLoop, PPOTrainer):
         }
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any], *, first_mini_batch: int = 0) -> KVBatchMeta:
+        if batch.extra_info.get(NOTHING_LEFT):
+            self.log.note(
+                f"step {self.global_steps}: all answers are truncated (algorithm.overlong_filtering=mask): no update"
+            )
+            return batch
         stoppable = self.parameter_sync_step == 1
         if stoppable and self.interruption.received is not None:
             raise StepInterruptedError(self._open_update_of(batch, first_mini_batch, metrics))

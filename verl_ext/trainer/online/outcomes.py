@@ -25,6 +25,7 @@ WORDS = {
     "failed": "failed in generation or grading",
     "stale": "too old (trainer.v1.sampler.max_off_policy_threshold)",
     "no_verdict": "without a verdict on two answers",
+    "truncated": "without two answers that ended (algorithm.overlong_filtering)",
 }
 ADVICE = {
     "all_wrong": "try easier prompts (data.train_files), a larger actor_rollout_ref.rollout.n, a longer "
@@ -34,6 +35,7 @@ ADVICE = {
     "failed": "the messages of the agent loop workers above say why they failed",
     "stale": "allow older groups, or keep fewer prompts in generation ahead of training",
     "no_verdict": "see that the judge answers, that golds can be read, and reward.reward_kwargs.timeout_s",
+    "truncated": "try a longer data.max_response_length, or a start (actor_rollout_ref.model.path) that ends its answers",
 }
 
 
@@ -65,6 +67,8 @@ class Outcomes:
     """Older than the off-policy threshold of an asynchronous mode allows."""
     no_verdict: int = 0
     """Fewer than two answers that could be graded."""
+    truncated: int = 0
+    """Fewer than two answers that were not truncated, or a trained group whose answers all were."""
 
     def add(self, other: Outcomes) -> None:
         for name, count in asdict(other).items():

@@ -12,6 +12,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.dataset.rl_dataset import collate_fn
 
 from verl_ext.data.batching import GlobalBatches
+from verl_ext.data.pass_rates import problem_id
 
 
 class PromptStream:
@@ -40,6 +41,11 @@ class PromptStream:
         rows = collate_fn([self._dataset[self._order.of_step(position)[0]] for position in positions])
         rows["uid"] = np.array([f"{position:010d}" for position in positions], dtype=object)
         return tu.get_tensordict(rows)
+
+    def problems(self, uids: Sequence[str]) -> list[str]:
+        """Ids of the problems behind these names (`verl_ext.data.pass_rates.problem_id`)."""
+        rows = [self._dataset[self._order.of_step(int(uid))[0]] for uid in uids]
+        return [problem_id(row["raw_prompt"], row["reward_model"]["ground_truth"]) for row in rows]
 
 
 class EvaluationBatches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from transfer_queue import KVBatchMeta
 
 from verl_ext.engine.shared_prompts import TOKENS_COMPUTED, TOKENS_OF_ROWS
 from verl_ext.trainer.online.outcomes import Outcomes
+from verl_ext.trainer.online.truncation import NOTHING_LEFT
 
 ROWS_AT_ONCE = 256
 """Answers whose advantages are looked at together; the first few settle it in most steps."""
@@ -21,7 +23,7 @@ def accuracy_before_sampling(metrics: Mapping[str, Any]) -> dict[str, float]:
 
     The groups that were kept are taken to be as good as those that the step trains on.
     """
-    ungraded = metrics.get("sampling/dropped_failed", 0.0) + metrics.get("sampling/dropped_no_verdict", 0.0)
+    ungraded = sum(metrics.get(f"sampling/dropped_{why}", 0.0) for why in ("failed", "no_verdict", "truncated"))
     generated = metrics.get("sampling/generated_groups", 0.0) - ungraded
     if not generated or "reward/acc" not in metrics:
         return {}
@@ -64,6 +66,56 @@ def share_of_tokens_computed(metrics: dict[str, Any]) -> dict[str, float]:
     return {"perf/share_of_tokens_computed": computed / of_rows}
 
 
+def entropy_of_tokens(batch: KVBatchMeta) -> float:
+    """Mean entropy of the policy over all generated tokens of a step, in nats at the temperature of sampling.
+
+    verl's `actor/entropy` is reduced as the loss is: only with token-mean it is a mean over tokens.
+    """
+    total = tokens = 0.0
+    real = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+    for start in range(0, len(real), ROWS_AT_ONCE):
+        data = tq.kv_batch_get(
+            keys=real[start : start + ROWS_AT_ONCE],
+            partition_id=batch.partition_id,
+            select_fields=["entropy", "response_mask"],
+        )
+        for entropy, mask in zip(data["entropy"].unbind(), data["response_mask"].unbind(), strict=True):
+            total += (entropy.double() * mask).sum().item()
+            tokens += mask.sum().item()
+    return total / tokens if tokens else float("nan")
+
+
+class EntropyBand:
+    """Speaks up when the entropy of the policy has left a band and stays outside.
+
+    Args:
+        band: (lowest, highest) in nats; None: never.
+    """
+
+    STEPS = 20
+
+    def __init__(self, band: Sequence[float] | None) -> None:
+        self._band = None if band is None else tuple(band)
+        self._outside = 0
+
+    def add(self, entropy: float) -> str | None:
+        """A step's entropy; what to say, every `STEPS` steps outside."""
+        if self._band is None:
+            return None
+        low, high = self._band
+        self._outside = 0 if low <= entropy <= high else self._outside + 1
+        if not self._outside or self._outside % self.STEPS:
+            return None
+        band = f"trainer.entropy_band=[{low:g}, {high:g}] for {self._outside} steps"
+        if math.isnan(entropy):
+            return f"rollout/entropy is no number, outside {band}"
+        side, remedy = ("below", "higher") if entropy < low else ("above", "lower")
+        return (
+            f"rollout/entropy is {entropy:.3f}, {side} {band}; "
+            f"a {remedy} actor_rollout_ref.rollout.temperature would change that"
+        )
+
+
 def outcomes_of(batch: KVBatchMeta, max_response_length: int) -> Outcomes:
     """What the groups of a trained batch were: all count as usable if any answer has an advantage, else as what they are.
 
@@ -74,6 +126,8 @@ def outcomes_of(batch: KVBatchMeta, max_response_length: int) -> Outcomes:
     for row, (key, tag) in enumerate(zip(batch.keys, batch.tags, strict=True)):
         if not tag.get("is_padding", False):
             groups[key.split("_")[0]].append(row)
+    if batch.extra_info.get(NOTHING_LEFT):
+        return Outcomes(truncated=len(groups))
     if _has_advantages(batch):
         return Outcomes(usable=len(groups))
     outcomes = Outcomes()

@@ -69,10 +69,16 @@ class OnlineTrainingWorker(TrainingWorker):
         self._next += 1
         if self._next <= self._first or self._stopping():
             return tu.get_tensordict(tensor_dict={}, non_tensor_dict={"metrics": {}})
-        self._average_over_answers(data)
-        output = super().train_batch(data)
         self._done = self._next
-        return output
+        if not self._average_over_answers(data):
+            return self._without_answers(data)
+        return super().train_batch(data)
+
+    def _without_answers(self, data: TensorDict) -> TensorDict:
+        """A mini-batch whose answers are all masked: no update, but the learning rate moves on with the step."""
+        is_last = tu.get(data, "update_lr_scheduler", default=False)
+        learning_rate = {"lr": self.engine.lr_scheduler_step()} if is_last else {}
+        return tu.get_tensordict(tensor_dict={}, non_tensor_dict={"metrics": learning_rate})
 
     def _stopping(self) -> bool:
         """Whether rank 0 has found that this update is to end here; never before a mini-batch has been done."""
@@ -83,15 +89,16 @@ class OnlineTrainingWorker(TrainingWorker):
             self._stopped = bool(flag.item())
         return self._stopped
 
-    def _average_over_answers(self, data: TensorDict) -> None:
+    def _average_over_answers(self, data: TensorDict) -> int:
         """Let loss modes that average over answers count those that are there, as the one over tokens does.
 
         verl divides by the configured size of a mini-batch, in which rows count that only fill it up: answers that
-        failed, that were dropped, that never came.
+        failed, that were dropped, that never came, that are masked because they are truncated. Returns how many there are.
         """
         answers = torch.tensor(count_answers(data["loss_mask"]), device=get_device_id())
         dist.all_reduce(answers, group=self.engine.get_data_parallel_group())
         tu.assign_non_tensor(data, global_batch_size=max(answers.item(), 1))
+        return int(answers.item())
 
 
 def count_answers(loss_mask: torch.Tensor) -> int:
