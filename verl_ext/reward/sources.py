@@ -75,7 +75,12 @@ SOURCES: dict[str, SourceRule] = {
         _STRICT_BOX,
     ),
     **dict.fromkeys(("proof", "math_proof", "lm-provers/FineProofs-SFT"), _JUDGE),
-    **dict.fromkeys(("code", "taco", "apps", "codeforces", "codecontests"), _CODE),
+    **dict.fromkeys(
+        (
+            "code", "taco", "apps", "codeforces", "codecontests", "livecodebench", "kodcode", "humaneval", "mbpp",
+        ),
+        _CODE,
+    ),
     **dict.fromkeys(("multiple_choice", "aqua", "sat_math", "mmlu_stem", "gpqa"), _CHOICE),
 }  # fmt: skip
 
