@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from verl_ext.reward.code import store
 from verl_ext.reward.code.compare import COMPARISONS, same_output, same_value
 from verl_ext.reward.code.options import CodeOptions
 from verl_ext.reward.code.tests import Asserts, MalformedTests, read_tests
@@ -116,12 +117,19 @@ class CodeGrader:
 
     def __init__(self, workers: int, options: CodeOptions = DEFAULTS) -> None:
         self._sandbox = SandboxPool(workers, options.limits, options.sandbox)
-        self._same = COMPARISONS[options.comparison]
+        self._options = options
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="code_grader")
 
     def submit(self, response: str, gold: str) -> Future[Grade]:
-        """Start to grade one response; see `grade_code`."""
-        return self._threads.submit(grade_code, response, gold, self._sandbox.run, same=self._same)
+        """Start to grade one response; see `grade_code`. The gold may also be the id of stored tests (`store`)."""
+        return self._threads.submit(self._grade, response, gold)
+
+    def _grade(self, response: str, gold: str) -> Grade:
+        try:
+            tests = store.get(gold, self._options.tests_dirs)
+        except MalformedTests as error:
+            return Grade(False, None, "unparsable_gold", 0.0, str(error))
+        return grade_code(response, tests, self._sandbox.run, same=COMPARISONS[self._options.comparison])
 
 
 _shared: dict[tuple[int, int, CodeOptions], CodeGrader] = {}

@@ -24,6 +24,8 @@ class CodeOptions:
     """Of standard output: `lcb`, `tokens` or `exact` (`compare.COMPARISONS`)."""
     sandbox: str = "auto"
     """The isolation, by name; `auto` takes what works here."""
+    tests_dirs: tuple[str, ...] = ()
+    """Folders of stored tests (`store`)."""
 
     def __post_init__(self) -> None:
         if self.comparison not in COMPARISONS:
