@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import pickle
@@ -10,6 +11,7 @@ import zlib
 import pytest
 
 from verl_ext.errors import ConfigError
+from verl_ext.reward.code import store
 from verl_ext.reward.code.compare import same_text, same_tokens
 from verl_ext.reward.code.formats import (
     humaneval_tests,
@@ -23,6 +25,9 @@ from verl_ext.reward.code.grade import grade_code
 from verl_ext.reward.code.options import CodeOptions
 from verl_ext.reward.code.tests import MalformedTests, read_tests
 from verl_ext.reward.grader import grade
+from verl_ext.reward.metrics import program_metrics
+from verl_ext.reward.options import RewardOptions
+from verl_ext.reward.score import reward_of
 from verl_ext.sandbox import landlock, seccomp
 from verl_ext.sandbox.limits import Limits
 from verl_ext.sandbox.plain import decode, encode
@@ -283,11 +288,62 @@ def test_other_comparisons(output, expected, tokens, text):
     [
         ({"comparison": "fuzzy"}, "code.comparison"),
         ({"sandbox": "none"}, "code.sandbox"),
-        ({"cpu_s": 0}, "limits.cpu_s"),
-        ({"cpu_s": 3, "wall_s": 2}, "limits.wall_s"),
-        ({"memory_mb": 63}, "limits.memory_mb"),
+        ({"cpu_s": 0}, "code.cpu_s"),
+        ({"cpu_s": 3, "wall_s": 2}, "code.wall_s"),
+        ({"memory_mb": 63}, "code.memory_mb"),
     ],
 )
 def test_options_that_cannot_work_are_refused_by_name(options, key):
     with pytest.raises(ConfigError, match=key):
         CodeOptions(**options)
+
+
+def test_options_of_the_reward_manager_are_named_in_full():
+    options = RewardOptions(code={"cpu_s": 2, "comparison": "tokens", "tests_dirs": ["a"]}).code_options(["b"])
+    assert (options.limits.cpu_s, options.limits.wall_s, options.comparison) == (2, 8, "tokens")
+    assert options.tests_dirs == ("a", "b")
+    with pytest.raises(ConfigError, match="reward.reward_kwargs.code.cpus: .*code.cpu_s"):
+        RewardOptions(code={"cpus": 2})
+    with pytest.raises(ConfigError, match="reward.reward_kwargs.code.memory_mb: got 1"):
+        RewardOptions(code={"memory_mb": 1})
+
+
+def test_run_metrics_of_programs_are_shares_and_cpu_time():
+    metrics = program_metrics(["passed", "wrong_answer", "", "time_limit", "timeout"], [0.1, 0.1, 9.0, 0.2, 0.0])
+    assert metrics["reward/code/wrong_answer"] == metrics["reward/code/time_limit"] == 0.25
+    assert metrics["reward/code/no_function"] == 0.0
+    assert metrics["reward/code/cpu_seconds_per_1000"] == pytest.approx(100.0)
+    assert program_metrics(["", ""], [1.0, 1.0]) == {}
+
+
+@isolated
+def test_reward_of_a_program_says_what_became_of_it():
+    gold = json.dumps({"form": "stdin", "inputs": ["1"], "outputs": ["2"]})
+    for code, outcome in (("print(2)", "passed"), ("print(1)", "wrong_answer"), ("1 / 0", "runtime_error")):
+        response = f"```python\n{code}\n```"
+        assert (
+            reward_of(grade(response, gold, data_source="code"), response, 1, RewardOptions())["grade_program"]
+            == outcome
+        )
+    assert reward_of(grade("\\boxed{5}", "5"), "", 1, RewardOptions())["grade_program"] == ""
+
+
+@isolated
+def test_reward_manager_takes_options_and_tests_beside_its_data(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from omegaconf import OmegaConf
+
+    from verl_ext.reward.manager import MathVerifyPoolRewardManager
+
+    gold = store.put({"form": "stdin", "inputs": ["1"], "outputs": ["0.5"]}, tmp_path / "tests")
+    row = {"data_source": "code", "reward_model": {"ground_truth": gold}}
+    path = str(tmp_path / "train.parquet")
+    pq.write_table(pa.Table.from_pylist([row]), path)
+    found = []
+    for comparison in ("tokens", "lcb"):
+        kwargs = {"workers": 1, "code": {"comparison": comparison, "cpu_s": 2}}
+        config = {"reward": {"reward_kwargs": kwargs}, "data": {"train_files": path}}
+        manager = MathVerifyPoolRewardManager(OmegaConf.create(config), None)
+        found.append(asyncio.run(manager._grade(row, "```python\nprint(0.5 + 1e-9)\n```")))
+    assert [(each.correct, each.status) for each in found] == [(True, "ok"), (False, "ok")]

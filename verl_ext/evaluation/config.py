@@ -148,6 +148,7 @@ class EvaluationConfig:
             comparison=self.code_comparison,
             sandbox=self.code_sandbox,
             tests_dirs=(str(self.tests_dir),),
+            key="code_",
         )
 
     @property

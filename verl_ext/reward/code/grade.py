@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 from verl_ext.reward.code import store
 from verl_ext.reward.code.compare import COMPARISONS, same_output, same_value
@@ -128,8 +129,9 @@ class CodeGrader:
         try:
             tests = store.get(gold, self._options.tests_dirs)
         except MalformedTests as error:
-            return Grade(False, None, "unparsable_gold", 0.0, str(error))
-        return grade_code(response, tests, self._sandbox.run, same=COMPARISONS[self._options.comparison])
+            return Grade(False, None, "unparsable_gold", 0.0, str(error), is_program=True)
+        found = grade_code(response, tests, self._sandbox.run, same=COMPARISONS[self._options.comparison])
+        return replace(found, is_program=True)
 
 
 _shared: dict[tuple[int, int, CodeOptions], CodeGrader] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from verl_ext.errors import ConfigError
 from verl_ext.reward.code.compare import COMPARISONS
@@ -27,15 +27,18 @@ class CodeOptions:
     tests_dirs: tuple[str, ...] = ()
     """Folders of stored tests (`store`)."""
 
+    key: str = field(default="code.", compare=False)
+    """What an error puts before the name of an option."""
+
     def __post_init__(self) -> None:
-        if self.comparison not in COMPARISONS:
-            raise ConfigError("code.comparison", given=self.comparison, expected=f"one of {', '.join(COMPARISONS)}")
-        if self.sandbox not in SANDBOXES:
-            raise ConfigError("code.sandbox", given=self.sandbox, expected=f"one of {', '.join(SANDBOXES)}")
+        for name, known in (("comparison", COMPARISONS), ("sandbox", SANDBOXES)):
+            given = getattr(self, name)
+            if given not in known:
+                raise ConfigError(f"{self.key}{name}", given=given, expected=f"one of {', '.join(known)}")
         self.limits  # noqa: B018 - refuses what cannot work
 
     @property
     def limits(self) -> Limits:
         """Of one test."""
         wall_s = 3 * self.cpu_s + 2 if self.wall_s is None else self.wall_s
-        return Limits(cpu_s=self.cpu_s, wall_s=wall_s, memory_mb=self.memory_mb)
+        return Limits(cpu_s=self.cpu_s, wall_s=wall_s, memory_mb=self.memory_mb, key=self.key)
