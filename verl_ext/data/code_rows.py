@@ -52,6 +52,8 @@ def read_code_row(source: str, row: Row) -> CodeProblem:
     if not question.strip():
         raise MalformedTests(f"no question (looked for the columns {', '.join(_QUESTIONS[source])})")
     starter = row.get("starter_code")
+    if source == "kodcode":  # its tests import names that the question need not say
+        starter = "\n".join(_declarations(row.get("test_info")))
     tags = {
         "difficulty": row.get("difficulty") or row.get("gpt_difficulty"),
         "month": str(row["contest_date"])[:7] if row.get("contest_date") else None,
@@ -64,6 +66,12 @@ def read_code_row(source: str, row: Row) -> CodeProblem:
         source == HUMANEVAL,
         {name: str(value).lower() for name, value in tags.items() if value},
     )
+
+
+def _declarations(test_info: Any) -> list[str]:
+    infos = test_info if isinstance(test_info, list) else []
+    found = [info.get("function_declaration") for info in infos if isinstance(info, dict)]
+    return [text for text in found if isinstance(text, str) and text.strip()]
 
 
 _QUESTIONS: dict[str, tuple[str, ...]] = {

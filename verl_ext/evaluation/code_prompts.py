@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from verl_ext.data.instructions import program_question
+
 if TYPE_CHECKING:
     from verl_ext.evaluation.benchmarks import Problem
 
-_FORMAT = "Please place the solution code in the following format:\n```python\n# Your solution code here\n```"
-_HEADER = "Solve the problem starting with the provided function header.\n\nFunction header:\n"
 _LCB_SYSTEM = (
     "You are an expert Python programmer. You will be given a question (problem specification) and will generate a "
     "correct Python program that matches the specification and passes all tests."
@@ -33,11 +33,9 @@ _LCB_STDIN = (
 
 def acereason_question(problem: Problem) -> str:
     """The user's message of AceReason-Nemotron; HumanEval's prompt counts as a header."""
-    header = problem.starter_code or (problem.question if problem.completes else "")
-    question = "" if problem.completes else problem.question.strip() + "\n\n"
-    if header:
-        return f"{question}{_HEADER}```\n{header}\n```\n\n{_FORMAT}"
-    return f"{question}Write Python code to solve the problem. {_FORMAT}"
+    if problem.completes:
+        return program_question("", problem.question)
+    return program_question(problem.question, problem.starter_code)
 
 
 def lcb_question(problem: Problem) -> str:
