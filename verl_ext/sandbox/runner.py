@@ -1,4 +1,4 @@
-"""The program inside: started as `python -I runner.py ROOT`, it forks a keeper for each job, and that one the program.
+"""The program inside: started as `python -I -S runner.py ROOT`, it forks a keeper for each job, and that one the program.
 
 A line of JSON in: code, input, fn_name ("" for a program that reads standard input), limits. A line of JSON out: the
 fields of `slot.Run`. It never learns what the right output is. Where tests are code (`checked`), the program's process
@@ -7,6 +7,8 @@ is started, said with `{"tests": true}`, and only then are they sent, to a proce
 
 from __future__ import annotations
 
+import _sitebuiltins
+import builtins
 import ctypes
 import fcntl
 import gc
@@ -45,6 +47,8 @@ _COMPILE_ERROR, _MEMORY, _NO_FUNCTION = 91, 92, 93
 _BY_EXIT = {_COMPILE_ERROR: "compile_error", _MEMORY: "memory_limit", _NO_FUNCTION: "no_function"}
 _RESULT, _CONFINED, _PIPES = 3, 4, (5, 6)
 _ABOVE_ALL = 64
+_MACHINE = os.uname().machine
+_CONFINED_CODE = seccomp.assemble(filters.CONFINED, _MACHINE)
 _LEAVE_S = 5.0  # for a process whose pipe is closed to end
 _PR_SET_PDEATHSIG = 1
 
@@ -53,6 +57,7 @@ def serve() -> None:
     """Answer until the host closes the pipe."""
     namespace: dict[str, Any] = {}
     exec(compile(_PRELUDE, "prelude", "exec"), namespace)  # noqa: S102 - our own text
+    vars(builtins).update(exit=_sitebuiltins.Quitter("exit", ""), quit=_sitebuiltins.Quitter("quit", ""))
     libc = ctypes.CDLL(None)
     landlock.read_only(_READABLE)
     gc.collect()
@@ -260,7 +265,8 @@ def _confine(limits: dict[str, Any], libc: ctypes.CDLL, files: list[int]) -> Non
         resource.setrlimit(kind, (value, value))
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     resource.setrlimit(resource.RLIMIT_STACK, (hard, hard))
-    seccomp.install(filters.CONFINED | filters.signals_to(os.getpid()))
+    seccomp.install_code(seccomp.assemble(filters.signals_to(os.getpid()), _MACHINE))
+    seccomp.install_code(_CONFINED_CODE)
     os.write(_CONFINED, b"1")
     os.close(_CONFINED)
 

@@ -72,7 +72,7 @@ class Slot:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [os.path.realpath(sys.executable), "-I", str(_RUNNER), str(_ROOT)],
+            [os.path.realpath(sys.executable), "-I", "-S", str(_RUNNER), str(_ROOT)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
