@@ -38,7 +38,10 @@ PROGRAMS: list[tuple[str, tuple[str, ...]]] = [
     ("def f(:{n}", ("compile_error",)),
     ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", ("runtime_error",)),
     ("import os\nwhile True: os.dup(0)", ("runtime_error",)),
-    ("import sys; sys.setrecursionlimit(10**9)\ndef f(n): return f(n + 1)\nf({n})", ("runtime_error", "memory_limit")),
+    (
+        "import sys; sys.setrecursionlimit(10**9)\ndef f(n): return f(n + 1)\nf({n})",
+        ("runtime_error", "memory_limit", "time_limit"),
+    ),
     ("import resource; resource.setrlimit(resource.RLIMIT_CPU, (99, 99))", ("runtime_error",)),
     ("print('\\ud800')", ("runtime_error",)),
     (
