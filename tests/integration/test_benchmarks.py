@@ -107,3 +107,18 @@ def test_the_start_of_a_trainer_is_taken_apart(model_folder, tmp_path):
     seconds = {row["phase"]: row["seconds"] for row in kept(tmp_path / "startup.json")["rows"]}
     phases = ("launcher", "imports", "data", "ranks", "model", "log and checkpoint")
     assert sum(seconds[phase] for phase in phases) == pytest.approx(seconds["command to first step"], abs=0.01)
+
+
+@pytest.mark.slow
+def test_programs_are_graded_beside_verls_scorer_and_hostile_ones_end_with_their_status(tmp_path):
+    from verl_ext.sandbox import landlock, seccomp
+
+    if lacking := landlock.why_unavailable() or seccomp.why_unavailable():
+        pytest.skip(f"no isolation works here: {lacking}")
+    out = tmp_path / "code.json"
+    printed = run("code_reward.py", "--answers", 2, "--tests", 12, "--workers", 1, "--rounds", 1, "--out", out)
+    rows = {row["grader"]: row for row in kept(out)["rows"]}
+    assert "| prime_code |" in printed and "Start of a slot" in printed
+    assert (rows["verl_ext"]["wrong, accepted"], rows["verl_ext"]["right, not accepted"]) == (0, 0)
+    printed = run("code_reward_hostile.py", "--count", 30, "--workers", 1)
+    assert "30 hostile programs and as many honest ones" in printed and "surprises" not in printed

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support.tiny_model import save_tiny_model
-from verl_ext.errors import UserError
+from verl_ext.errors import DataError, UserError
+from verl_ext.reward.code import store
 from verl_ext.trainer.online.checks import check_config, check_device, check_files
 from verl_ext.trainer.online.vocabulary import NFT_VOCABULARY
 from verl_ext.trainer.run.command_line import compose_config
@@ -185,3 +188,28 @@ def test_an_unknown_objective_is_answered_with_the_known_ones(compose):
         UserError, match="objective: got 'ppo', expected one of acereason, dapo, dr_grpo, grpo, nft, rft"
     ):
         compose("objective=ppo")
+
+
+STDIN = {"form": "stdin", "inputs": ["1"], "outputs": ["2"]}
+
+
+@pytest.mark.parametrize(
+    ("ground_truth", "message"),
+    [
+        ("tests:0123456789abcdef", "'tests:0123456789abcdef' is not in"),
+        (json.dumps({**STDIN, "inputs": []}), "0 inputs and 1 outputs"),
+        (json.dumps({"form": "stdin", "inputs": [], "outputs": []}), "there are none"),
+        (json.dumps({"form": "prose"}), "unknown form 'prose'"),
+    ],
+)
+def test_tests_that_cannot_be_used_are_named_before_anything_starts(compose, tmp_path, ground_truth, message):
+    prompt = [{"role": "user", "content": "Double it."}]
+    stored = store.put(STDIN, tmp_path / "tests")
+    path = tmp_path / "code.parquet"
+    golds = [stored, json.dumps(STDIN), ground_truth]
+    rows = [{"data_source": "code", "prompt": prompt, "reward_model": {"ground_truth": gold}} for gold in golds]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    with pytest.raises(DataError, match=f"code.parquet: row 2: reward_model.ground_truth: tests: .*{message}"):
+        check_files(compose(f"data.train_files={path}"))
+    pq.write_table(pa.Table.from_pylist(rows[:2]), path)
+    check_files(compose(f"data.train_files={path}", f"data.val_files={path}"))

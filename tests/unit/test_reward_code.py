@@ -139,7 +139,9 @@ def test_values_compare_as_json_and_broken_ones_are_wrong():
     [
         ("x", "not JSON"),
         ("[]", "not a JSON object"),
-        ('{"form": "asserts", "test": ""}', "unknown form 'asserts'"),
+        ('{"form": "prose", "test": ""}', "unknown form 'prose'"),
+        ('{"form": "asserts", "test": ""}', "none"),
+        ('{"form": "asserts", "test": "assert f()", "entry_point": ["f()"]}', "entry_point is the name"),
         ('{"form": "call", "inputs": [], "outputs": []}', "form call with fn_name ''"),
         ('{"inputs": [], "outputs": []}', "none"),
         ('{"inputs": ["1"], "outputs": []}', "1 inputs and 0 outputs"),
@@ -158,7 +160,7 @@ def test_apps_wraps_returned_values_in_a_list_of_one():
 
 
 @isolated
-@pytest.mark.parametrize("source", ["code", "taco", "apps", "codeforces", "codecontests"])
+@pytest.mark.parametrize("source", ["code", "livecodebench"])
 def test_every_door_grades_programs(source):
     right, wrong = answer("print(2 * int(input()))"), answer("print(input())")
     assert grade(right, DOUBLES, data_source=source).correct

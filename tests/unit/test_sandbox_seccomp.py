@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -90,7 +91,7 @@ def test_a_rule_for_an_unknown_call_is_an_error():
 
 
 def test_a_machine_without_a_table_is_refused_with_the_reason(monkeypatch):
-    monkeypatch.setattr(seccomp.platform, "machine", lambda: "riscv64")
+    monkeypatch.setattr(seccomp.os, "uname", lambda: SimpleNamespace(machine="riscv64"))
     assert seccomp.why_unavailable() == "no table of system calls for riscv64, 64 bits"
     with pytest.raises(SeccompError, match="riscv64"):
         seccomp.install(ALL)

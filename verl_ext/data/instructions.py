@@ -9,3 +9,22 @@ QWEN_BOXED = "Please reason step by step, and put your final answer within \\box
 
 INSTRUCTIONS = {"dft": " " + DFT_BOXED, "qwen": "\n" + QWEN_BOXED, "none": ""}
 """By the name of the option `--instruction`: what is put behind the problem."""
+
+_PROGRAM = "Please place the solution code in the following format:\n```python\n# Your solution code here\n```"
+_HEADER = "Solve the problem starting with the provided function header.\n\nFunction header:\n"
+
+
+def program_question(question: str, header: str = "") -> str:
+    """How AceReason-Nemotron asks for a program (its model cards), character for character.
+
+    Args:
+        question: the problem; empty where the header says all.
+        header: code with which the program is to start; empty for programs that read standard input.
+    """
+    parts = [question.strip()] if question.strip() else []
+    parts += (
+        [f"{_HEADER}```\n{header}\n```", _PROGRAM]
+        if header
+        else [f"Write Python code to solve the problem. {_PROGRAM}"]
+    )
+    return "\n\n".join(parts)

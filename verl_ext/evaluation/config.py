@@ -7,14 +7,19 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from verl_ext.cli import refuse_stray_blanks
 from verl_ext.errors import ConfigError, UnknownKeyError, UserError
 from verl_ext.evaluation.prompts import BOXED, PromptOptions
+from verl_ext.reward.code.compare import COMPARISONS
+from verl_ext.reward.code.options import CodeOptions
+from verl_ext.reward.code.store import FOLDER
 from verl_ext.reward.policy import POLICIES, GradingPolicy
 from verl_ext.reward.scorers import check_names
 from verl_ext.rollout.requests import SamplingParams
+from verl_ext.sandbox.pool import SANDBOXES
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 ENGINES = ("vllm", "sglang", "openai", "transformers")
@@ -68,6 +73,11 @@ class EvaluationConfig:
     grader_workers: int = _key(0, "processes; 0: as many as there are cores, 8 at most")
     grader_timeout_s: float = _key(5.0, "for one answer")
     evaluating_scorers: tuple[str, ...] = _key((), "reasoning-gym tasks whose scorer may run text as Python")
+    code_cpu_s: float = _key(6.0, "programs: CPU seconds of one test")
+    code_wall_s: float | None = _key(None, "programs: wall seconds of one test; null: 3 code_cpu_s + 2")
+    code_memory_mb: int = _key(1024, "programs: address space")
+    code_comparison: str = _key("lcb", f"programs: of standard output, one of {', '.join(COMPARISONS)}")
+    code_sandbox: str = _key("auto", f"programs: the isolation, one of {', '.join(SANDBOXES)}")
     after_think: bool = _key(False, "grade only what follows the last </think>")
     rm_scores: str | None = _key(None, "JSON lines with benchmark, problem, sample, score of a reward model, for rm@k")
 
@@ -92,6 +102,7 @@ class EvaluationConfig:
         require(self.grader_workers >= 0, "grader_workers", "0 or more")
         require(self.grader_timeout_s > 0, "grader_timeout_s", "a positive number of seconds")
         check_names(self.evaluating_scorers)
+        self.code_options  # noqa: B018 - refuses what cannot work
         self.sampling(seed=0, stop_token_ids=())
         self.prompt_options()
 
@@ -120,6 +131,24 @@ class EvaluationConfig:
             repetition_penalty=self.repetition_penalty,
             stop_token_ids=tuple(stop_token_ids),
             seed=seed,
+        )
+
+    @property
+    def tests_dir(self) -> Path:
+        """Where tests of programs are kept that are too large for every sample."""
+        return Path(self.output_dir) / FOLDER
+
+    @property
+    def code_options(self) -> CodeOptions:
+        """How programs are run and compared."""
+        return CodeOptions(
+            cpu_s=self.code_cpu_s,
+            wall_s=self.code_wall_s,
+            memory_mb=self.code_memory_mb,
+            comparison=self.code_comparison,
+            sandbox=self.code_sandbox,
+            tests_dirs=(str(self.tests_dir),),
+            key="code_",
         )
 
     @property

@@ -14,11 +14,18 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from verl_ext.errors import ConfigError, UserError
-from verl_ext.evaluation.benchmarks import BENCHMARKS, Problem, canonical_names, fingerprint, load_problems
+from verl_ext.evaluation.benchmarks import (
+    BENCHMARKS,
+    CODE_BENCHMARKS,
+    Problem,
+    canonical_names,
+    fingerprint,
+    load_problems,
+)
 from verl_ext.evaluation.checkpoints import model_folder_of
 from verl_ext.evaluation.config import EvaluationConfig
 from verl_ext.evaluation.engines import Completion, Request, make_engine
-from verl_ext.evaluation.grading import grader_pool, submit_grade
+from verl_ext.evaluation.grading import answer_of, grader_pool, submit_grade
 from verl_ext.evaluation.progress import Progress
 from verl_ext.evaluation.prompts import Prompt, PromptBuilder
 from verl_ext.evaluation.run_identity import Run, require_same_run, run_of
@@ -27,6 +34,7 @@ from verl_ext.model_folder import read_hf_config
 from verl_ext.reward.pool import GraderPool
 from verl_ext.reward.scorers import require_allowed
 from verl_ext.reward.sources import rule_for
+from verl_ext.sandbox.pool import choose
 
 SEED_LIMIT = 2**31
 """Servers of other makes take no larger seed."""
@@ -92,11 +100,16 @@ def load_tokenizer(config: EvaluationConfig, model_path: str) -> PreTrainedToken
 
 
 def _load(name: str, source: str, config: EvaluationConfig) -> list[Problem]:
-    problems = load_problems(source, data_dir=config.data_dir, data_source=config.data_source)
+    problems = load_problems(
+        source, data_dir=config.data_dir, data_source=config.data_source, tests_dir=str(config.tests_dir)
+    )
     for data_source in sorted({problem.data_source for problem in problems}):
         require_allowed(rule_for(data_source).task, config.evaluating_scorers)
-    if name in BENCHMARKS and len(problems) != BENCHMARKS[name].problems:
-        print(f"{name}: {len(problems)} problems; the published file has {BENCHMARKS[name].problems}", file=sys.stderr)
+        if rule_for(data_source).extraction == "code":
+            choose(config.code_sandbox)
+    published = BENCHMARKS[name].problems if name in BENCHMARKS else CODE_BENCHMARKS.get(name)
+    if published is not None and len(problems) != published:
+        print(f"{name}: {len(problems)} problems; the published file has {published}", file=sys.stderr)
     return problems
 
 
@@ -161,7 +174,7 @@ def _generate_missing(
                 problem, sample = key_of(record)
                 found = wanted.pop(f"{name}/{problem}/{sample}", None)
                 if found is not None:
-                    verdicts.add(record["response"], found[0])
+                    verdicts.add(answer_of(record), found[0])
         if not wanted:
             return
         requests = [
@@ -173,8 +186,9 @@ def _generate_missing(
         progress = stack.enter_context(Progress("generate", total, total - len(wanted)))
         for completion in _checked(engine.generate(requests), len(wanted)):
             problem, sample = wanted[completion.request_id]
-            files[problem.benchmark].append(_record(problem, sample, prompts[problem.name], completion))
-            verdicts.add(completion.text, problem)
+            record = _record(problem, sample, prompts[problem.name], completion, completes=builder.completes)
+            files[problem.benchmark].append(record)
+            verdicts.add(answer_of(record), problem)
             for correct in verdicts.settled():
                 progress.graded(correct)
             progress.add(completion.tokens)
@@ -206,8 +220,12 @@ def _checked(completions: Iterator[Completion], expected: int) -> Iterator[Compl
         raise RuntimeError(f"the engine returned {count} responses to {expected} requests")
 
 
-def _record(problem: Problem, sample: int, prompt: Prompt, completion: Completion) -> dict[str, Any]:
+def _record(
+    problem: Problem, sample: int, prompt: Prompt, completion: Completion, *, completes: bool
+) -> dict[str, Any]:
+    of_code = {"tags": dict(problem.tags), "completes": completes} if problem.is_code else {}
     return {
+        **of_code,
         "problem": problem.index,
         "sample": sample,
         "question": problem.question,

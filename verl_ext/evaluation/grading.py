@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from typing import Any
 
+from verl_ext.evaluation.code_prompts import as_program
 from verl_ext.evaluation.config import EvaluationConfig
 from verl_ext.reward.grading import Grade
 from verl_ext.reward.policy import GradingPolicy
@@ -15,7 +17,16 @@ from verl_ext.reward.sources import rule_for
 
 def grader_pool(config: EvaluationConfig) -> GraderPool:
     """Worker processes as the configuration says."""
-    return GraderPool(config.workers, config.grader_timeout_s, evaluating_scorers=config.evaluating_scorers)
+    return GraderPool(
+        config.workers, config.grader_timeout_s, evaluating_scorers=config.evaluating_scorers, code=config.code_options
+    )
+
+
+def answer_of(record: Mapping[str, Any]) -> str:
+    """What is graded of a sample: the response, or where it goes on with a program that the prompt begins, both."""
+    if record.get("completes"):
+        return as_program(record["question"], record["response"])
+    return record["response"]
 
 
 def submit_grade(

@@ -84,6 +84,8 @@ def draw_pass_at_k(evaluated: Sequence[Evaluated], benchmarks: Sequence[str]) ->
                 continue
             for metric, line in (("pass", "-o"), ("maj", "--s")):
                 curve = one.benchmarks[name][metric]
+                if not curve:  # no vote among programs
+                    continue
                 k = [int(key) for key in curve]
                 ticks.update(k)
                 axes.errorbar(

@@ -16,6 +16,7 @@ from verl_ext.data.instructions import QWEN_BOXED as BOXED
 from verl_ext.data.messages import ConversationError, text_messages
 from verl_ext.errors import ConfigError, DataError, nearest
 from verl_ext.evaluation.benchmarks import Problem
+from verl_ext.evaluation.code_prompts import CODE_PROMPT_TYPES, acereason_question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -90,8 +91,8 @@ def require_prompt_type(name: str) -> None:
     """Raises:
     ConfigError: there is no such prompt type; it lists those that are.
     """
-    if name not in PROMPT_TYPES and name != CHAT:
-        known = (CHAT, *PROMPT_TYPES)
+    known = (CHAT, *PROMPT_TYPES, *CODE_PROMPT_TYPES)
+    if name not in known:
         close = nearest(name, known)
         hint = f"(did you mean {close!r}?) " if close else ""
         raise ConfigError("prompt_type", given=name, expected=f"{hint}one of {', '.join(known)}")
@@ -117,7 +118,8 @@ class PromptOptions:
     system_prompt: str | None = None
     """A system message of one's own, which may be empty; None leaves it to the template."""
     instruction: str = "\n" + BOXED
-    """Put behind a problem; not behind a prompt that the data brings itself."""
+    """Put behind a problem; not behind a prompt that the data brings itself. For programs, this default is AceReason's
+    instruction instead."""
     thinking: bool | None = None
     """Handed to the template as `enable_thinking`; None leaves it to the template."""
 
@@ -150,12 +152,16 @@ class PromptBuilder:
             self._check_template(self.tokenizer.chat_template)
             vocabulary = self.tokenizer.get_added_vocab()
         self.stop_token_ids = tuple(vocabulary[text] for text in TURN_ENDS if text in vocabulary)
-        own = () if self.options.prompt_type == CHAT else PROMPT_TYPES[self.options.prompt_type].stop
+        kind = {**PROMPT_TYPES, **CODE_PROMPT_TYPES}.get(self.options.prompt_type)
+        own = () if kind is None else kind.stop
         self.stop = (*(text for text in TURN_ENDS if text not in vocabulary), *own)
 
     def _check_template(self, template: object) -> None:
-        if self.options.prompt_type == CHAT and not template:
-            raise ConfigError("prompt_type", given=CHAT, expected="another one: the tokenizer has no chat template")
+        kind = CODE_PROMPT_TYPES.get(self.options.prompt_type)
+        is_chat = self.options.prompt_type == CHAT or kind is not None and kind.system is not None
+        if is_chat and not template:
+            given = self.options.prompt_type
+            raise ConfigError("prompt_type", given=given, expected="another one: the tokenizer has no chat template")
         if self.options.thinking is not None and "enable_thinking" not in str(template):
             raise ConfigError(
                 "thinking", given=self.options.thinking, expected="null: the chat template has no such switch"
@@ -167,7 +173,12 @@ class PromptBuilder:
         Raises:
             DataError: the chat template refuses the problem's own messages.
         """
-        if self.options.prompt_type != CHAT:
+        self._require_fit(problem)
+        code_type = CODE_PROMPT_TYPES.get(self.options.prompt_type)
+        if code_type is not None and code_type.system is None:
+            text = code_type.before + code_type.question(problem) + code_type.after
+            return Prompt(text, self._read(text, add_special_tokens=True))
+        if self.options.prompt_type in PROMPT_TYPES:
             text = PROMPT_TYPES[self.options.prompt_type].text(problem.question)
             return Prompt(text, self._read(text, add_special_tokens=True))
         try:
@@ -183,6 +194,25 @@ class PromptBuilder:
             raise DataError(f"{problem.name}: {error}") from error
         return Prompt(text, self._read(text, add_special_tokens=False), tuple(messages))
 
+    @property
+    def completes(self) -> bool:
+        """Whether prompt and response together are the program."""
+        kind = CODE_PROMPT_TYPES.get(self.options.prompt_type)
+        return kind is not None and kind.completes
+
+    def _require_fit(self, problem: Problem) -> None:
+        """Raises:
+        ConfigError: the prompt type asks for another kind of answer than the problem has.
+        """
+        given = self.options.prompt_type
+        if problem.is_code and given in PROMPT_TYPES:
+            known = ", ".join((CHAT, *CODE_PROMPT_TYPES))
+            raise ConfigError("prompt_type", given=given, expected=f"one of {known} for {problem.benchmark}")
+        if not problem.is_code and given in CODE_PROMPT_TYPES:
+            raise ConfigError("prompt_type", given=given, expected=f"one without code for {problem.benchmark}")
+        if self.completes and not problem.completes:
+            raise ConfigError("prompt_type", given=given, expected=f"another one: {problem.name} begins no program")
+
     def _read(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...] | None:
         if self.tokenizer is None:
             return None
@@ -193,7 +223,14 @@ class PromptBuilder:
         return {} if self.options.thinking is None else {"enable_thinking": self.options.thinking}
 
     def _messages(self, problem: Problem) -> list[Mapping[str, str]]:
-        asked = {"role": "user", "content": problem.question + self.options.instruction}
+        code_type = CODE_PROMPT_TYPES.get(self.options.prompt_type)
+        if code_type is not None:
+            system = {"role": "system", "content": code_type.system}
+            return text_messages([system, {"role": "user", "content": code_type.question(problem)}])
+        content = problem.question + self.options.instruction
+        if problem.is_code and self.options.instruction == PromptOptions.instruction:
+            content = acereason_question(problem)
+        asked = {"role": "user", "content": content}
         messages = text_messages(problem.messages or [asked])
         if self.options.system_prompt is None:
             return messages

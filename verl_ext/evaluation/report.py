@@ -10,7 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from verl_ext.errors import ConfigError, UserError
-from verl_ext.evaluation.benchmarks import BENCHMARKS
+from verl_ext.evaluation.benchmarks import BENCHMARKS, CODE_BENCHMARKS
 from verl_ext.evaluation.plots import draw_plots
 from verl_ext.evaluation.published import PublishedRow, published_rows
 from verl_ext.evaluation.run_identity import Run
@@ -45,6 +45,7 @@ def report(folders: Sequence[str], *, output: str | None = None, papers: str = "
         accuracy_table(evaluated, rows, benchmarks),
         "## Details",
         details_table(evaluated, benchmarks),
+        *programs_tables(evaluated, benchmarks),
         *_notes(evaluated, rows),
         *(f"![{title}](plots/{path.name})" for title, path in plots.items()),
     ]
@@ -84,9 +85,10 @@ def details_table(evaluated: Sequence[Evaluated], benchmarks: Sequence[str]) -> 
             table.append(
                 [
                     *(one.name, name, numbers["problems"], numbers["k"]),
-                    *(_percent(numbers["avg"]), _percent(numbers["pass"][k]), _percent(numbers["maj"][k])),
+                    *(_percent(numbers["avg"]), _percent(numbers["pass"][k])),
+                    _percent(numbers["maj"][k]) if k in numbers["maj"] else NONE,
                     _percent(rm["best"][k]) if rm else NONE,
-                    _percent(rm["weighted_majority"][k]) if rm else NONE,
+                    _percent(rm["weighted_majority"][k]) if rm and k in rm["weighted_majority"] else NONE,
                     f"{numbers['mean_tokens']:.0f}",
                     *(f"{100 * numbers[share]:.1f}" for share in ("truncated", "no_answer", "without_verdict")),
                 ]
@@ -98,6 +100,27 @@ def details_table(evaluated: Sequence[Evaluated], benchmarks: Sequence[str]) -> 
         table = [[*row[:7], *row[9:]] for row in table]
         headers = [*headers[:7], *headers[9:]]
     return _markdown(table, headers, text_columns=2)
+
+
+def programs_tables(evaluated: Sequence[Evaluated], benchmarks: Sequence[str]) -> list[str]:
+    """Of programs: why they are wrong, and avg@k by difficulty, month and platform; empty without any."""
+    reasons, groups = [], []
+    for one in evaluated:
+        for name in benchmarks:
+            numbers = one.benchmarks.get(name, {})
+            shares = [f"{detail} {100 * share:.1f}" for detail, share in numbers.get("details", {}).items()]
+            if "details" in numbers:
+                reasons.append([one.name, name, ", ".join(shares) or NONE])
+            for tag, values in numbers.get("by", {}).items():
+                for value, group in values.items():
+                    groups.append([one.name, name, tag, value, group["problems"], _percent(group["avg"])])
+    parts = []
+    if reasons:
+        parts += ["## Wrong programs", _markdown(reasons, ["model", "benchmark", "share of all, %"], text_columns=3)]
+    if groups:
+        headers = ["model", "benchmark", "by", "", "problems", "avg@k, %"]
+        parts += ["## Groups of problems", _markdown(groups, headers, text_columns=4)]
+    return parts
 
 
 def _read(folder: Path, grader: str | None) -> Evaluated:
@@ -132,7 +155,7 @@ def _in_order(names: set[str]) -> list[str]:
     known = [
         name for name in ("math500", "minerva_math", "olympiadbench", "aime24", "aime25", "amc23") if name in names
     ]
-    known += [name for name in BENCHMARKS if name in names and name not in known]
+    known += [name for name in (*BENCHMARKS, *CODE_BENCHMARKS) if name in names and name not in known]
     return [*known, *sorted(names - set(known))]
 
 

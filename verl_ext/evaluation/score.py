@@ -6,12 +6,13 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from verl_ext.errors import DataError
 from verl_ext.evaluation.config import EvaluationConfig
-from verl_ext.evaluation.grading import grader_pool, submit_grade
+from verl_ext.evaluation.grading import answer_of, grader_pool, submit_grade
 from verl_ext.evaluation.progress import Progress
 from verl_ext.evaluation.run_identity import Run
 from verl_ext.evaluation.store import Lines, graded_file, key_of, read_json, samples_file, write_json
@@ -44,6 +45,8 @@ def score(config: EvaluationConfig) -> dict[str, Any]:
 def _start_over_if_other(config: EvaluationConfig, run: Run, output_dir: Path) -> None:
     """Verdicts under other options, or on samples of another run, do not count: they are removed, and that is said."""
     options = {"run": run.digest(), "after_think": config.after_think, "timeout_s": config.grader_timeout_s}
+    if config.code_options != EvaluationConfig(output_dir=config.output_dir).code_options:
+        options["code"] = asdict(replace(config.code_options, tests_dirs=()))
     path = graded_file(output_dir, config.grader, "").parent / "options.json"
     if path.exists() and read_json(path) != options:
         print(f"{path.parent}: graded with other options: grading anew", file=sys.stderr)
@@ -81,7 +84,7 @@ def _in_order(
         future = submit_grade(
             pool,
             config,
-            record["response"],
+            answer_of(record),
             gold if isinstance(gold, str) else tuple(gold),
             record["data_source"],
             tolerance=record["tolerance"],

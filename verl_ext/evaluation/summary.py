@@ -32,6 +32,7 @@ from verl_ext.reward.accuracy import (
 )
 from verl_ext.reward.metrics import GRADER_FAILURES
 from verl_ext.reward.pool import GraderPool
+from verl_ext.reward.sources import rule_for
 
 SUMMARY_FILE = "summary.json"
 Scores = Mapping[tuple[str, int, int], float]
@@ -140,8 +141,11 @@ def _of_benchmark(
         return numbers
     correct = [[record["correct"] for record in samples] for samples in problems]
     fewest = min(map(len, correct))
-    groups = [
-        answer_groups(
+    is_code = rule_for(records[0]["data_source"]).extraction == "code"
+    groups = [  # no vote among programs: two that do the same are not the same text
+        [None] * len(samples)
+        if is_code
+        else answer_groups(
             [record["prediction"] for record in samples],
             [record["correct"] for record in samples],
             pool,
@@ -155,7 +159,9 @@ def _of_benchmark(
         k=fewest,
         avg=asdict(Estimate.of(avg_at_k(correct))),
         **{"pass": {str(k): asdict(Estimate.of(pass_at_k(correct, k))) for k in powers_up_to(fewest)}},
-        maj={str(k): asdict(Estimate.of(maj_at_k(correct, groups, k))) for k in powers_up_to(fewest)},
+        maj={}
+        if is_code
+        else {str(k): asdict(Estimate.of(maj_at_k(correct, groups, k))) for k in powers_up_to(fewest)},
         mean_tokens=float(lengths.mean()),
         mean_tokens_right=_mean(lengths, records, True),
         mean_tokens_wrong=_mean(lengths, records, False),
@@ -163,9 +169,30 @@ def _of_benchmark(
         no_answer=statuses["no_answer"] / len(records),
         without_verdict=sum(statuses[status] for status in GRADER_FAILURES) / len(records),
     )
+    if is_code:
+        wrong = Counter(record["detail"] for record in records if record["status"] == "ok" and not record["correct"])
+        numbers["details"] = {detail: count / len(records) for detail, count in sorted(wrong.items())}
+        numbers["by"] = _by_tags(problems, correct)
     if scores is not None:
         numbers["rm"] = _reward_model(name, problems, correct, groups, fewest, scores)
     return numbers
+
+
+def _by_tags(
+    problems: Sequence[Sequence[Mapping[str, Any]]], correct: Sequence[Sequence[bool]]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """{tag: {its value: {problems, avg}}}"""
+    groups: dict[str, dict[str, list[Sequence[bool]]]] = {}
+    for samples, right in zip(problems, correct, strict=True):
+        for tag, value in (samples[0].get("tags") or {}).items():
+            groups.setdefault(tag, {}).setdefault(value, []).append(right)
+    return {
+        tag: {
+            value: {"problems": len(rights), "avg": asdict(Estimate.of(avg_at_k(rights)))}
+            for value, rights in sorted(values.items())
+        }
+        for tag, values in sorted(groups.items())
+    }
 
 
 def _reward_model(
@@ -187,9 +214,9 @@ def _reward_model(
     weights = [[value - lowest if lowest < 0 else value for value in samples] for samples in values]
     return {
         "best": {str(k): asdict(Estimate.of(best_at_k(correct, values, k))) for k in powers_up_to(fewest)},
-        "weighted_majority": {
-            str(k): asdict(Estimate.of(maj_at_k(correct, groups, k, weights=weights))) for k in powers_up_to(fewest)
-        },
+        "weighted_majority": {}
+        if all(group is None for samples in groups for group in samples)
+        else {str(k): asdict(Estimate.of(maj_at_k(correct, groups, k, weights=weights))) for k in powers_up_to(fewest)},
     }
 
 

@@ -41,6 +41,9 @@ class Grade:
     score: float | None = None
     """A graded score from 0 to 1 where the grader gives one (a judge); None where right and wrong is all there is."""
 
+    is_program: bool = False
+    """Whether the answer was run against tests; `seconds` is CPU time then."""
+
     @property
     def share(self) -> float:
         """The grade from 0 (wrong) to 1 (right)."""

@@ -2,7 +2,7 @@
 
     reward.reward_manager.name=math_verify_pool +reward.reward_kwargs.timeout_s=5
 
-Keys: `options.RewardOptions`. Per answer it reports `acc`, `pred`, `grade_status` and `grade_seconds`.
+Keys: `options.RewardOptions`. Per answer it reports `acc`, `pred`, `grade_status`, `grade_seconds` and `grade_program`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from verl.utils.reward_score import default_compute_score
 from verl_ext.errors import ConfigError
 from verl_ext.reward import turns
 from verl_ext.reward.code.grade import shared_code_grader
+from verl_ext.reward.code.store import folder_beside
 from verl_ext.reward.grading import Grade, Undecided, prepare
 from verl_ext.reward.judge import Judge, JudgeConfig
 from verl_ext.reward.metrics import FailureWatch
 from verl_ext.reward.options import PREFIX, RewardOptions, known_keys, read_options
 from verl_ext.reward.score import gold_of, policy_for, reward_of
-from verl_ext.reward.sources import check_data_files, rule_for
+from verl_ext.reward.sources import check_data_files, local_files, rule_for
 
 NAME = "math_verify_pool"
 
@@ -53,11 +54,14 @@ class MathVerifyPoolRewardManager(RewardManagerBase):
         self.options = read_options(config.reward.get("reward_kwargs"))
         self.judge = _judge_of(self.options)
         data = config.get("data") or {}
+        files = local_files([data.get("train_files"), data.get("val_files")])
+        self._code_options = self.options.code_options(dict.fromkeys(map(folder_beside, files)))
         check_data_files(
             [data.get("train_files"), data.get("val_files")],
             column=data.get("reward_fn_key", "data_source"),
             has_judge=self.judge is not None,
             evaluating_scorers=self.options.evaluating_scorers,
+            sandbox=self._code_options.sandbox,
         )
         drops = _drops_no_verdict(self.options, config)
         self.watch = FailureWatch(self.options.warn_share, "are dropped" if drops else "are rewarded as wrong")
@@ -67,7 +71,8 @@ class MathVerifyPoolRewardManager(RewardManagerBase):
         """Grade the last sequence of `data`: its whole response, or what its loop says is the answer (`turns`).
 
         Returns:
-            `reward_score`, and `reward_extra_info` with `score`, `acc`, `pred`, `grade_status` and `grade_seconds`.
+            `reward_score`, and `reward_extra_info` with `score`, `acc`, `pred`, `grade_status`,
+            `grade_seconds` and `grade_program`.
 
         Raises:
             UserError: a response of several turns without a word on which of them is the answer.
@@ -87,7 +92,7 @@ class MathVerifyPoolRewardManager(RewardManagerBase):
         extra_info = row.get("extra_info") or {}
         extraction = rule_for(data_source).extraction
         if extraction == "code":
-            grader = await asyncio.to_thread(shared_code_grader, self.options.workers)
+            grader = await asyncio.to_thread(shared_code_grader, self.options.workers, self._code_options)
             return await asyncio.wrap_future(grader.submit(response, str(gold)))
         if extraction == "judge":
             if self.judge is None:

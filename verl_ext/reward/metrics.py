@@ -10,6 +10,16 @@ logger = logging.getLogger(__name__)
 
 GRADER_FAILURES = ("timeout", "error", "unparsable_gold")
 """Statuses that say nothing about the response: the grader, the judge or the data failed."""
+PROGRAM_DETAILS = (
+    "wrong_answer",
+    "runtime_error",
+    "time_limit",
+    "memory_limit",
+    "output_limit",
+    "compile_error",
+    "no_function",
+)
+"""Why a program is wrong."""
 WINDOW = 1000
 
 
@@ -30,6 +40,25 @@ def grade_metrics(statuses: Sequence[str], seconds: Sequence[float], prefix: str
     total = len(statuses)
     shares = {f"{prefix}/{status}": counts[status] / total for status in ("no_answer", *GRADER_FAILURES)}
     return {**shares, f"{prefix}/seconds_per_1000": 1000.0 * float(sum(seconds)) / total}
+
+
+def program_metrics(outcomes: Sequence[str], seconds: Sequence[float], prefix: str = "reward/code") -> dict[str, float]:
+    """Run metrics of the answers of a batch that are programs.
+
+    Args:
+        outcomes: `grade_program` of each answer; empty for one that is no program.
+        seconds: `grade_seconds` of each answer.
+        prefix: put before each metric's name.
+
+    Returns:
+        The share of each way to be wrong, and CPU seconds per thousand programs. Empty where there is no program.
+    """
+    programs = [(str(outcome), spent) for outcome, spent in zip(outcomes, seconds, strict=True) if outcome]
+    if not programs:
+        return {}
+    counts = Counter(outcome for outcome, _ in programs)
+    shares = {f"{prefix}/{detail}": counts[detail] / len(programs) for detail in PROGRAM_DETAILS}
+    return {**shares, f"{prefix}/cpu_seconds_per_1000": 1000.0 * sum(spent for _, spent in programs) / len(programs)}
 
 
 class FailureWatch:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal
 
 from verl_ext.errors import ConfigError, nearest
+from verl_ext.reward.code.options import CodeOptions
 from verl_ext.reward.policy import POLICIES, GradingPolicy
 from verl_ext.reward.scorers import check_names
 
@@ -60,6 +61,8 @@ class RewardOptions:
     overlong_buffer_cfg: OverlongOptions = OverlongOptions()
     evaluating_scorers: Collection[str] = ()
     """reasoning-gym tasks that are graded although their scorer runs text as Python (`scorers.EVALUATING`)."""
+    code: Mapping[str, Any] | None = None
+    """Keys of `code.options.CodeOptions`, for data sources whose answers are programs."""
     judge: Any = None
     """Keys of `judge.JudgeConfig`, for data sources graded by a remote judge."""
 
@@ -71,6 +74,7 @@ class RewardOptions:
         if isinstance(self.evaluating_scorers, str):
             raise ConfigError(f"{PREFIX}.evaluating_scorers", given=self.evaluating_scorers, expected="a list of tasks")
         check_names(self.evaluating_scorers, f"{PREFIX}.evaluating_scorers")
+        self.code_options()
         if self.policy and self.policy not in POLICIES:
             raise ConfigError(f"{PREFIX}.policy", given=self.policy, expected=f"one of {', '.join(POLICIES)}, or empty")
         if not 0 <= self.warn_share <= 1:
@@ -86,6 +90,20 @@ class RewardOptions:
                 given=self.max_resp_len,
                 expected=f"at least overlong_buffer_cfg.len ({overlong.len})",
             )
+
+    def code_options(self, tests_dirs: Iterable[str] = ()) -> CodeOptions:
+        """How programs are run.
+
+        Args:
+            tests_dirs: where stored tests are besides the folders that `code.tests_dirs` names.
+
+        Raises:
+            ConfigError: a key that nobody reads, or a value that cannot work.
+        """
+        given = known_keys(CodeOptions, dict(self.code or {}), f"{PREFIX}.code")
+        own = given.pop("tests_dirs", None) or ()
+        folders = [own] if isinstance(own, str) else [str(folder) for folder in own]
+        return CodeOptions(**{**given, "tests_dirs": (*folders, *tests_dirs), "key": f"{PREFIX}.code."})
 
     @property
     def grading_policy(self) -> GradingPolicy | None:

@@ -19,9 +19,11 @@ import threading
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
+from typing import Any
 
 from verl_ext.errors import ConfigError
-from verl_ext.reward.code.grade import shared_code_grader
+from verl_ext.reward.code.grade import DEFAULTS, shared_code_grader
+from verl_ext.reward.code.options import CodeOptions
 from verl_ext.reward.grading import Grade, Undecided, prepare, verdict_of
 from verl_ext.reward.policy import GradingPolicy
 from verl_ext.reward.scorers import check_names, require_allowed
@@ -53,6 +55,7 @@ class GraderPool:
             and replaced; its answer has status `timeout`.
         memory_mb: address space of one worker; an answer that needs more has status `error`.
         evaluating_scorers: reasoning-gym tasks that are graded although their scorer runs text as Python.
+        code: how programs are run; they have slots of their own, as many as workers.
 
     A caller may cancel what it waits for, time out, or be gone: its answer is given up, and nobody else's suffers.
     The first answer that needs a worker starts them (about two seconds). Thread-safe. A context manager.
@@ -64,6 +67,7 @@ class GraderPool:
         timeout_s: float = 5.0,
         memory_mb: int = 2048,
         evaluating_scorers: Collection[str] = (),
+        code: CodeOptions = DEFAULTS,
     ) -> None:
         if workers < 1:
             raise ConfigError("reward.workers", given=workers, expected="1 or more worker processes")
@@ -74,6 +78,7 @@ class GraderPool:
         check_names(evaluating_scorers)
         self._workers = workers
         self._evaluating_scorers = frozenset(evaluating_scorers)
+        self._code = code
         self._command = [
             *(sys.executable, "-m", "verl_ext.reward.worker.host", "--workers", str(workers)),
             *("--timeout-s", str(timeout_s), "--memory-mb", str(memory_mb)),
@@ -131,7 +136,7 @@ class GraderPool:
     ) -> Future[Grade]:
         """Start to grade one response; what text comparison can decide is decided on return."""
         if rule_for(data_source).extraction == "code":
-            return shared_code_grader(self._workers).submit(response, str(gold))
+            return shared_code_grader(self._workers, self._code).submit(response, str(gold))
         result = prepare(response, gold, data_source, policy=policy, after_think=after_think)
         if isinstance(result, Undecided):
             return self.send(result)
@@ -246,15 +251,19 @@ def _settle(future: Future[Grade], result: Grade) -> None:
         future.set_result(result)
 
 
-_shared: dict[tuple[int, int, float, int, frozenset[str]], GraderPool] = {}
+_shared: dict[tuple[Any, ...], GraderPool] = {}
 _shared_lock = threading.Lock()
 
 
 def shared_pool(
-    workers: int = 1, timeout_s: float = 5.0, memory_mb: int = 2048, evaluating_scorers: Collection[str] = ()
+    workers: int = 1,
+    timeout_s: float = 5.0,
+    memory_mb: int = 2048,
+    evaluating_scorers: Collection[str] = (),
+    code: CodeOptions = DEFAULTS,
 ) -> GraderPool:
     """A pool kept until this process ends, one for each set of arguments; a forked child gets its own."""
-    arguments = (workers, timeout_s, memory_mb, frozenset(evaluating_scorers))
+    arguments = (workers, timeout_s, memory_mb, frozenset(evaluating_scorers), code)
     key = (os.getpid(), *arguments)
     with _shared_lock:
         if key not in _shared:

@@ -38,10 +38,18 @@ def reward_of(grade: Grade, response: str, response_length: int, options: Reward
         "pred": grade.prediction or "",
         "grade_status": grade.status,
         "grade_seconds": grade.seconds,
+        "grade_program": _outcome(grade) if grade.is_program else "",
     }
     if overlong.enable and overlong.log:
         result.update(overlong_reward=penalty, overlong=penalty < 0)
     return result
+
+
+def _outcome(grade: Grade) -> str:
+    """What became of a program: `passed`, why it is wrong, or why there is no verdict."""
+    if grade.status != "ok":
+        return grade.status
+    return "passed" if grade.correct else grade.detail
 
 
 def policy_for(data_source: str, extra_info: Mapping[str, Any] | None, options: RewardOptions) -> GradingPolicy | None:
@@ -88,7 +96,9 @@ async def compute_score(
         )
     options = read_options(reward_kwargs)
     require_single_turn((extra_info or {}).get("num_turns"))
-    pool = shared_pool(options.workers, options.timeout_s, options.memory_mb, options.evaluating_scorers)
+    pool = shared_pool(
+        options.workers, options.timeout_s, options.memory_mb, options.evaluating_scorers, options.code_options()
+    )
     policy = policy_for(data_source, extra_info, options)
     gold = gold_of(ground_truth)
     future = await asyncio.to_thread(

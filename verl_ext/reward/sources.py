@@ -75,7 +75,12 @@ SOURCES: dict[str, SourceRule] = {
         _STRICT_BOX,
     ),
     **dict.fromkeys(("proof", "math_proof", "lm-provers/FineProofs-SFT"), _JUDGE),
-    **dict.fromkeys(("code", "taco", "apps", "codeforces", "codecontests"), _CODE),
+    **dict.fromkeys(
+        (
+            "code", "taco", "apps", "codeforces", "codecontests", "livecodebench", "kodcode", "humaneval", "mbpp",
+        ),
+        _CODE,
+    ),
     **dict.fromkeys(("multiple_choice", "aqua", "sat_math", "mmlu_stem", "gpqa"), _CHOICE),
 }  # fmt: skip
 
@@ -98,7 +103,12 @@ def rule_for(data_source: str) -> SourceRule:
 
 
 def check_data_files(
-    files: Iterable[Any], *, column: str, has_judge: bool, evaluating_scorers: Collection[str] = ()
+    files: Iterable[Any],
+    *,
+    column: str,
+    has_judge: bool,
+    evaluating_scorers: Collection[str] = (),
+    sandbox: str = "auto",
 ) -> None:
     """Check every data source named in the parquet files of a run, before anything heavy starts.
 
@@ -107,16 +117,17 @@ def check_data_files(
         column: the column that names the source.
         has_judge: whether a remote judge is configured.
         evaluating_scorers: reasoning-gym tasks whose scorer may run text as Python.
+        sandbox: the isolation of programs, by name.
 
     Raises:
         ConfigError: a source that no rule covers, that needs a judge where there is none, whose scorer may not run, or
             whose programs could not be isolated on this machine.
     """
-    for name in sorted(set().union(*(_sources_in(path, column) for path in _paths(files)))):
-        check_source(name, has_judge=has_judge, evaluating_scorers=evaluating_scorers)
+    for name in sorted(set().union(*(_sources_in(path, column) for path in local_files(files)))):
+        check_source(name, has_judge=has_judge, evaluating_scorers=evaluating_scorers, sandbox=sandbox)
 
 
-def check_source(name: str, *, has_judge: bool, evaluating_scorers: Collection[str]) -> None:
+def check_source(name: str, *, has_judge: bool, evaluating_scorers: Collection[str], sandbox: str = "auto") -> None:
     """Whether a run with these options can grade a data source.
 
     Raises:
@@ -126,11 +137,12 @@ def check_source(name: str, *, has_judge: bool, evaluating_scorers: Collection[s
     if rule.extraction == "judge" and not has_judge:
         raise ConfigError("reward.reward_kwargs.judge", given=None, expected=f"a judge, for data source {name!r}")
     if rule.extraction == "code":
-        choose()
+        choose(sandbox)
     require_allowed(rule.task, evaluating_scorers, "reward.reward_kwargs.evaluating_scorers")
 
 
-def _paths(files: Iterable[Any]) -> list[str]:
+def local_files(files: Iterable[Any]) -> list[str]:
+    """The local parquet files among what `data.train_files` and its like hold."""
     paths = []
     for entry in files:
         paths += [] if entry is None else [entry] if isinstance(entry, str) else list(entry)

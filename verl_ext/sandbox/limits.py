@@ -20,6 +20,9 @@ class Limits:
     output_kb: int = 1024
     """Of each of standard output, standard error and the returned value, in KiB."""
 
+    key: str = "limits."
+    """What an error puts before the name of a limit."""
+
     def __post_init__(self) -> None:
         for holds, name, expected in (
             (self.cpu_s > 0, "cpu_s", "a positive number of seconds"),
@@ -28,4 +31,4 @@ class Limits:
             (self.output_kb >= 1, "output_kb", "at least 1"),
         ):
             if not holds:
-                raise ConfigError(f"limits.{name}", given=getattr(self, name), expected=expected)
+                raise ConfigError(f"{self.key}{name}", given=getattr(self, name), expected=expected)

@@ -10,6 +10,7 @@ from verl_ext.sandbox import landlock, seccomp
 from verl_ext.sandbox.limits import Limits
 from verl_ext.sandbox.slot import Job, Run, Slot, SlotError
 
+SANDBOXES = ("auto", "landlock")
 MAX_ATTEMPTS = 3
 RUNS_PER_SLOT = 2000
 
@@ -20,8 +21,8 @@ def choose(sandbox: str = "auto") -> str:
     Raises:
         ConfigError: none does, with what is lacking; there is no running without one.
     """
-    if sandbox not in ("auto", "landlock"):
-        raise ConfigError("sandbox", given=sandbox, expected="auto or landlock")
+    if sandbox not in SANDBOXES:
+        raise ConfigError("sandbox", given=sandbox, expected=f"one of {', '.join(SANDBOXES)}")
     lacks = [reason for reason in (landlock.why_unavailable(), seccomp.why_unavailable()) if reason]
     if not lacks:
         try:

@@ -1,12 +1,16 @@
-"""The program inside: started as `python -I runner.py ROOT`, it forks a keeper for each job, and that one the program.
+"""The program inside: started as `python -I -S runner.py ROOT`, it forks a keeper for each job, and that one the program.
 
 A line of JSON in: code, input, fn_name ("" for a program that reads standard input), limits. A line of JSON out: the
-fields of `slot.Run`. It never learns what the right output is.
+fields of `slot.Run`. It never learns what the right output is. Where tests are code (`checked`), the program's process
+is started, said with `{"tests": true}`, and only then are they sent, to a process of their own.
 """
 
 from __future__ import annotations
 
+import _sitebuiltins
+import builtins
 import ctypes
+import fcntl
 import gc
 import io
 import json
@@ -18,6 +22,7 @@ import sys
 import threading
 import time
 import types
+from collections.abc import Callable
 from typing import Any
 
 # The package's own `__init__` prepares verl's registries, which is of no use here and takes longer than all the rest.
@@ -26,6 +31,8 @@ _package.__path__ = [os.path.join(sys.argv[1], "verl_ext")]
 sys.modules["verl_ext"] = _package
 
 from verl_ext.sandbox import filters, landlock, seccomp
+from verl_ext.sandbox.candidate import answer_calls, call_once
+from verl_ext.sandbox.checker import Dialogue, check
 
 _MODULES = (
     "string re datetime collections heapq bisect copy math random statistics itertools functools operator io json"
@@ -38,7 +45,26 @@ _PRELUDE = "\n".join(
 _READABLE = ("/usr", "/lib", "/lib64", "/etc/localtime", "/dev/null", "/dev/urandom", sys.base_prefix)
 _COMPILE_ERROR, _MEMORY, _NO_FUNCTION = 91, 92, 93
 _BY_EXIT = {_COMPILE_ERROR: "compile_error", _MEMORY: "memory_limit", _NO_FUNCTION: "no_function"}
-_RESULT, _CONFINED = 3, 4
+_RESULT, _CONFINED, _PIPES = 3, 4, (5, 6)
+_ABOVE_ALL = 64
+_MACHINE = os.uname().machine
+# What the slot itself has to do, and a program must not. All other rules hold for the slot too, so that the kernel takes
+# the long list in once, and only this one for each program.
+_NEEDED_HERE = (
+    "fork",
+    "vfork",
+    "clone",
+    "clone3",
+    "memfd_create",
+    "pidfd_open",
+    "setsid",
+    "prctl",
+    "setrlimit",
+    "prlimit64",
+)
+_OF_PROGRAMS = {name: filters.CONFINED[name] for name in _NEEDED_HERE}
+_OF_THE_SLOT = {name: rule for name, rule in filters.CONFINED.items() if name not in _OF_PROGRAMS}
+_LEAVE_S = 5.0  # for a process whose pipe is closed to end
 _PR_SET_PDEATHSIG = 1
 
 
@@ -46,8 +72,10 @@ def serve() -> None:
     """Answer until the host closes the pipe."""
     namespace: dict[str, Any] = {}
     exec(compile(_PRELUDE, "prelude", "exec"), namespace)  # noqa: S102 - our own text
+    vars(builtins).update(exit=_sitebuiltins.Quitter("exit", ""), quit=_sitebuiltins.Quitter("quit", ""))
     libc = ctypes.CDLL(None)
     landlock.read_only(_READABLE)
+    seccomp.install(_OF_THE_SLOT)
     gc.collect()
     gc.freeze()
     _send({"ready": True})
@@ -67,14 +95,23 @@ def serve() -> None:
 
 def _keep(namespace: dict[str, Any], libc: ctypes.CDLL) -> int:
     """Read one job, see it through and answer; 1 where the host has closed the pipe."""
+    line = _read_line()
+    if not line:
+        return 1
+    job = json.loads(line)
+    _send((_run_checked if job["checked"] else _run)(job, namespace, libc))
+    return 0
+
+
+def _read_line() -> bytes:
+    """The next line; empty where the host has closed the pipe."""
     parts: list[bytes] = []
     while not parts or not parts[-1].endswith(b"\n"):
         part = os.read(0, 1 << 20)
         if not part:
-            return 1
+            return b""
         parts.append(part)
-    _send(_run(json.loads(b"".join(parts)), namespace, libc))
-    return 0
+    return b"".join(parts)
 
 
 def _send(answer: dict[str, Any]) -> None:
@@ -84,54 +121,139 @@ def _send(answer: dict[str, Any]) -> None:
 
 
 def _run(job: dict[str, Any], namespace: dict[str, Any], libc: ctypes.CDLL) -> dict[str, Any]:
-    limits = job["limits"]
-    size = limits["output_kb"] * 1024
-    files = [os.memfd_create(name) for name in ("input", "output", "errors", "result")]
+    """One program, on one input or with one call."""
+    limits, name = job["limits"], job["fn_name"]
+    files = _files()
     with open(files[0], "wb", closefd=False) as stream:
         stream.write(job["input"].encode("utf-8", "surrogatepass"))
     os.lseek(files[0], 0, os.SEEK_SET)
-    # A byte in a pipe says that the child is confined: a program can neither take it back nor pretend that it is not.
-    told, tell = os.pipe()
+
+    def call(module: dict[str, Any]) -> int:
+        try:
+            return 0 if call_once(module, name, job["input"], _RESULT) else _NO_FUNCTION
+        except TypeError:
+            return 1
+
     started = time.monotonic()
-    child = os.fork()
-    if child == 0:
-        _be_child(job, namespace, libc, [*files, tell], size)
-    os.close(tell)
-    descriptor = os.pidfd_open(child)
-    late = not select.select([descriptor], [], [], limits["wall_s"])[0]
-    if late:
-        os.kill(child, signal.SIGKILL)
-    _, state, usage = os.wait4(child, 0)
-    os.close(descriptor)
-    wall = time.monotonic() - started
-    sizes = [os.fstat(file).st_size for file in files]
-    output, result = (os.pread(files[index], size, 0) for index in (1, 3))
-    confined = bool(select.select([told], [], [], 0)[0] and os.read(told, 1))
-    for file in (*files, told):
-        os.close(file)
-    cpu = usage.ru_utime + usage.ru_stime
-    code = os.waitstatus_to_exitcode(state)
-    if not confined:
+    child = _Child(lambda: _execute(job["code"], namespace, call if name else None), files, limits, libc)
+    late = not child.ends_within(limits["wall_s"])
+    status, cpu = child.end(late)
+    size = limits["output_kb"] * 1024
+    output = os.pread(files[3 if name else 1], size, 0).decode("utf-8", "replace") if status == "ok" else ""
+    _close(files)
+    return {"status": status, "cpu_s": cpu, "wall_s": time.monotonic() - started, "output": output}
+
+
+def _run_checked(job: dict[str, Any], namespace: dict[str, Any], libc: ctypes.CDLL) -> dict[str, Any]:
+    """One program and tests that call it, in two processes.
+
+    The tests are read when the program's process is there already: it has never had them in its memory.
+    """
+    limits = job["limits"]
+    started = time.monotonic()
+    requests, replies = os.pipe(), os.pipe()
+    program_files, tests_files = _files(), _files()
+
+    def answer(module: dict[str, Any]) -> int:
+        answer_calls(module, *_PIPES)
+        return 0
+
+    program = _Child(
+        lambda: _execute(job["code"], namespace, answer),
+        [*program_files, requests[0], replies[1]],
+        limits,
+        libc,
+    )
+    _close([requests[0], replies[1]])
+    _send({"tests": True})
+    checker = json.loads(_read_line())
+    tests = _Child(
+        lambda: check(Dialogue(*_PIPES, _RESULT, limits["output_kb"] * 1024), namespace, **checker),
+        [*tests_files, requests[1], replies[0]],
+        limits,
+        libc,
+    )
+    _close([requests[1], replies[0]])
+    late = not tests.ends_within(limits["wall_s"])
+    tests_status, tests_cpu = tests.end(late)
+    outcome = os.pread(tests_files[3], 1 << 16, 0)
+    gone = tests_status == "ok" and b'"gone"' in outcome and program.ends_within(_LEAVE_S)
+    status, cpu = program.end(not gone)
+    _close([*program_files, *tests_files])
+    if "not_confined" in (status, tests_status):
         status = "not_confined"
-    elif late or code == -signal.SIGXCPU or cpu > limits["cpu_s"]:
-        status = "time_limit"
-    elif max(sizes[1:]) >= size:
-        status = "output_limit"
-    else:
-        status = _BY_EXIT.get(code, "runtime_error" if code else "ok")
-    text = (result if job["fn_name"] else output).decode("utf-8", "replace")
-    return {"status": status, "cpu_s": cpu, "wall_s": wall, "output": text if status == "ok" else ""}
+    elif gone:
+        status = "runtime_error" if status == "ok" else status
+    elif status != "output_limit" and cpu <= limits["cpu_s"]:
+        status = tests_status
+    return {
+        "status": status,
+        "cpu_s": cpu + tests_cpu,
+        "wall_s": time.monotonic() - started,
+        "output": outcome.decode("utf-8", "replace") if status == "ok" else "",
+    }
 
 
-def _be_child(job: dict[str, Any], namespace: dict[str, Any], libc: ctypes.CDLL, files: list[int], size: int) -> None:
+class _Child:
+    """A confined process that does one thing.
+
+    Args:
+        work: what it does; its exit code.
+        files: standard input, output, errors, the result, and pipes; its descriptors 0 to 3, and `_PIPES`.
+        limits: see `limits.Limits`.
+    """
+
+    def __init__(self, work: Callable[[], int], files: list[int], limits: dict[str, Any], libc: ctypes.CDLL) -> None:
+        self._limits = limits
+        self._written = files[1:4]
+        # A byte in a pipe says that the child is confined: a program can neither take it back nor pretend that it is not.
+        self._told, tell = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            _be_child(work, limits, libc, [*files[:4], tell, *files[4:]])
+        os.close(tell)
+        self._ended = os.pidfd_open(self._pid)
+
+    def ends_within(self, seconds: float) -> bool:
+        return bool(select.select([self._ended], [], [], seconds)[0])
+
+    def end(self, kill: bool) -> tuple[str, float]:
+        """Its status and CPU seconds; with `kill` it counts as late."""
+        if kill:
+            os.kill(self._pid, signal.SIGKILL)
+        _, state, usage = os.wait4(self._pid, 0)
+        confined = bool(select.select([self._told], [], [], 0)[0] and os.read(self._told, 1))
+        _close([self._ended, self._told])
+        size = self._limits["output_kb"] * 1024
+        cpu = usage.ru_utime + usage.ru_stime
+        code = os.waitstatus_to_exitcode(state)
+        if not confined:
+            return "not_confined", cpu
+        if max(os.fstat(file).st_size for file in self._written) >= size:
+            return "output_limit", cpu
+        if kill or code == -signal.SIGXCPU or cpu > self._limits["cpu_s"]:
+            return "time_limit", cpu
+        return _BY_EXIT.get(code, "runtime_error" if code else "ok"), cpu
+
+
+def _files() -> list[int]:
+    return [os.memfd_create(name) for name in ("input", "output", "errors", "result")]
+
+
+def _close(files: list[int]) -> None:
+    for file in files:
+        os.close(file)
+
+
+def _be_child(work: Callable[[], int], limits: dict[str, Any], libc: ctypes.CDLL, files: list[int]) -> None:
     status = 1
     try:
-        _confine(job["limits"], libc, files, size)
+        _confine(limits, libc, files)
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
         sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w", closefd=False)), encoding="utf-8")
         sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), encoding="utf-8", write_through=True)
         sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
-        status = _execute(job["code"], job["fn_name"], job["input"], namespace)
+        status = work()
         sys.stdout.flush()
     except BaseException:  # noqa: BLE001 - whatever a program does, it must not go on as the runner
         status = status or 1  # what a program was to print and could not is an error
@@ -139,15 +261,16 @@ def _be_child(job: dict[str, Any], namespace: dict[str, Any], libc: ctypes.CDLL,
         os._exit(status & 255)
 
 
-def _confine(limits: dict[str, Any], libc: ctypes.CDLL, files: list[int], size: int) -> None:
+def _confine(limits: dict[str, Any], libc: ctypes.CDLL, files: list[int]) -> None:
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.setsid()
-    copies = [os.dup(file) for file in files]
+    copies = [fcntl.fcntl(file, fcntl.F_DUPFD, _ABOVE_ALL) for file in files]
     for number, file in enumerate(copies):
         os.dup2(file, number)
-    os.closerange(_CONFINED + 1, 4096)
+    os.closerange(len(files), 4096)
     memory = limits["memory_mb"] << 20
     seconds = int(limits["cpu_s"]) + 1
+    size = limits["output_kb"] * 1024
     for kind, value in (
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_FSIZE, size),
@@ -158,13 +281,15 @@ def _confine(limits: dict[str, Any], libc: ctypes.CDLL, files: list[int], size: 
         resource.setrlimit(kind, (value, value))
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     resource.setrlimit(resource.RLIMIT_STACK, (hard, hard))
-    seccomp.install(filters.CONFINED | filters.signals_to(os.getpid()))
+    seccomp.install_code(seccomp.assemble(_OF_PROGRAMS | filters.signals_to(os.getpid()), _MACHINE))
     os.write(_CONFINED, b"1")
     os.close(_CONFINED)
 
 
-def _execute(code: str, fn_name: str, arguments: str, prelude: dict[str, Any]) -> int:
-    namespace = {**prelude, "__name__": "solution" if fn_name else "__main__"}
+def _execute(code: str, prelude: dict[str, Any], then: Callable[[dict[str, Any]], int] | None) -> int:
+    """Run a program; with `then` as a module, which it is handed to."""
+    namespace = prelude  # this process's own; copying it would touch, and so copy, the memory of all that is in it
+    namespace["__name__"] = "solution" if then else "__main__"
     try:
         compiled = compile(code, "solution.py", "exec")
     except (SyntaxError, ValueError, RecursionError):
@@ -173,13 +298,13 @@ def _execute(code: str, fn_name: str, arguments: str, prelude: dict[str, Any]) -
         return _MEMORY
     try:
         exec(compiled, namespace)  # noqa: S102 - what this process is for, confined
-        if fn_name:
-            return _call(namespace, fn_name, arguments)
+        if then:
+            return then(namespace)
         for thread in threading.enumerate():
             if thread is not threading.main_thread() and not thread.daemon:
                 thread.join()
     except SystemExit as error:
-        if fn_name:
+        if then:
             return 1  # a function that ends the process has returned nothing
         return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     except MemoryError:
@@ -188,34 +313,6 @@ def _execute(code: str, fn_name: str, arguments: str, prelude: dict[str, Any]) -
         sys.stderr.write(type(error).__name__)
         return 1
     return 0
-
-
-def _call(namespace: dict[str, Any], name: str, arguments: str) -> int:
-    function = namespace.get(name)
-    if not callable(function):
-        solution = namespace.get("Solution")
-        function = getattr(solution(), name, None) if isinstance(solution, type) else None
-    if not callable(function):
-        return _NO_FUNCTION
-    values = [json.loads(line) for line in arguments.split("\n") if line.strip()]
-    try:
-        text = json.dumps(_plain(function(*values)))
-    except TypeError:
-        return 1
-    with open(_RESULT, "w", closefd=False) as stream:
-        stream.write(text)
-    return 0
-
-
-def _plain(value: Any) -> Any:
-    """Plain values alone: an object that equals everything is not one."""
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if type(value) in (list, tuple):
-        return [_plain(entry) for entry in value]
-    if type(value) is dict:
-        return {key if type(key) is str else json.dumps(_plain(key)): _plain(entry) for key, entry in value.items()}
-    raise TypeError(type(value).__name__)
 
 
 if __name__ == "__main__":

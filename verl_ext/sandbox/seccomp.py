@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import platform
+import os
 import struct
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from verl_ext.sandbox.system_calls import ARCHITECTURES, number_of
 
 
-@dataclass(frozen=True)
-class Condition:
+class Condition(NamedTuple):
     """A test of 32 bits of an argument.
 
     The kernel reads an `int` argument from the low half of its register alone, whatever the high half holds: so does
@@ -53,6 +51,10 @@ _SET_MODE_FILTER, _GET_ACTION_AVAILABLE = 1, 2
 _ALL_THREADS = 1
 
 
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
 class SeccompError(RuntimeError):
     """This machine cannot keep the rules."""
 
@@ -63,7 +65,7 @@ class _Program(ctypes.Structure):
 
 def why_unavailable() -> str | None:
     """Why this machine cannot keep rules, in a few words; None where it can. Changes nothing."""
-    architecture = platform.machine()
+    architecture = os.uname().machine
     if sys.platform != "linux":
         return f"{sys.platform} has no seccomp"
     if architecture not in ARCHITECTURES or sys.maxsize < 2**32:
@@ -84,11 +86,18 @@ def install(rules: Mapping[str, Rule]) -> None:
     reason = why_unavailable()
     if reason:
         raise SeccompError(reason)
-    code = assemble(rules, platform.machine())
+    install_code(assemble(rules, os.uname().machine))
+
+
+def install_code(code: bytes) -> None:
+    """`install` of rules that were assembled before, on a machine that is known to keep them.
+
+    Raises:
+        SeccompError: it does not; nothing has changed then.
+    """
     memory = ctypes.create_string_buffer(code, len(code))
     program = _Program(len(code) // 8, ctypes.addressof(memory))
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+    if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise SeccompError(f"PR_SET_NO_NEW_PRIVS: {errno.errorcode[ctypes.get_errno()]}")
     failed = _seccomp(_SET_MODE_FILTER, _ALL_THREADS, ctypes.byref(program))
     if failed:  # -1, or the first thread that has other rules already
@@ -142,7 +151,5 @@ def _instruction(code: int, value: int, on_true: int = 0, on_false: int = 0) -> 
 
 
 def _seccomp(operation: int, flags: int, argument: object) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.syscall.restype = ctypes.c_long
-    number = number_of("seccomp", platform.machine())
-    return libc.syscall(ctypes.c_long(number), ctypes.c_ulong(operation), ctypes.c_ulong(flags), argument)
+    number = number_of("seccomp", os.uname().machine)
+    return _libc.syscall(ctypes.c_long(number), ctypes.c_ulong(operation), ctypes.c_ulong(flags), argument)

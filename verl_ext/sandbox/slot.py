@@ -12,7 +12,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from verl_ext.sandbox.limits import Limits
 
@@ -30,14 +30,25 @@ class SlotError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Checker:
+    """Tests that are code; they run in a process of their own, see `checker.check`."""
+
+    setup: str
+    test: str
+    names: tuple[str, ...]
+    ask: bool
+
+
+@dataclass(frozen=True)
 class Job:
-    """A program and one input; nothing in it says what is right."""
+    """A program and one input; nothing in it but `checker`, which the program's process never gets, says what is right."""
 
     code: str
-    input: str
+    input: str = ""
     """Standard input; for a call one JSON value a line, the arguments."""
     fn_name: str = ""
     """The function, or method of `Solution()`, to call; empty for a program that reads standard input."""
+    checker: Checker | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,8 @@ class Run:
 
     status: RunStatus
     output: str = ""
-    """Standard output, or the returned value as JSON; empty unless `status` is `ok`. Untrusted."""
+    """Standard output, or the returned value as JSON, or what the checker concluded (`{"verdict", "detail"}`); empty
+    unless `status` is `ok`. Untrusted, but for a checker's."""
     cpu_s: float = 0.0
     wall_s: float = 0.0
 
@@ -60,7 +72,7 @@ class Slot:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [os.path.realpath(sys.executable), "-I", str(_RUNNER), str(_ROOT)],
+            [os.path.realpath(sys.executable), "-I", "-S", str(_RUNNER), str(_ROOT)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -84,8 +96,12 @@ class Slot:
         Raises:
             SlotError: the slot died or is late; it is of no use any more.
         """
-        message = json.dumps({**asdict(job), "limits": asdict(limits)}).encode() + b"\n"
-        self._write(message, time.monotonic() + GRACE_S)
+        checked = job.checker is not None
+        program = {"code": job.code, "input": job.input, "fn_name": job.fn_name, "checked": checked}
+        self._send({**program, "limits": asdict(limits)})
+        if checked:
+            self._read_line(GRACE_S)  # the program's process is there: from now on it can no longer get the tests
+            self._send(asdict(job.checker))
         answer = json.loads(self._read_line(limits.wall_s + GRACE_S))
         if answer["status"] == "not_confined":
             raise SlotError("a child could not give up its rights")
@@ -99,6 +115,9 @@ class Slot:
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.stderr.close()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        self._write(json.dumps(message).encode() + b"\n", time.monotonic() + GRACE_S)
 
     def _write(self, message: bytes, deadline: float) -> None:
         pipe = self._process.stdin.fileno()

@@ -74,4 +74,7 @@ def _question(row: Mapping[str, Any]) -> str:
         return info["question"]
     if is_prepared(row):
         raise UnusableRow("no extra_info.question")
+    for column in ("question_content", "prompt"):  # LiveCodeBench's and HumanEval's own files
+        if isinstance(row.get(column), str) and row[column].strip():
+            return row[column]
     return question_of(row)

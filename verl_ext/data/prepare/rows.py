@@ -42,6 +42,7 @@ def make_row(
     answer: str,
     ground_truth: str | None,
     style: str = "rule",
+    ability: str = "math",
 ) -> dict[str, Any]:
     """One problem in verl's columns.
 
@@ -52,11 +53,12 @@ def make_row(
         answer: the worked solution (`extra_info.answer`).
         ground_truth: the final answer that a grader compares with; None where the solution states none.
         style: `rule`, or `model` where only a judge can grade.
+        ability: what it takes, `math` or `code`; read by nothing but people.
     """
     return {
         "data_source": data_source,
         "prompt": [{"role": "user", "content": prompt}],
-        "ability": "math",
+        "ability": ability,
         "reward_model": {"style": style, "ground_truth": ground_truth},
         "extra_info": {"split": split, "index": index, "question": question, "answer": answer},
     }

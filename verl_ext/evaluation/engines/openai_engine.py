@@ -19,7 +19,7 @@ from verl_ext.errors import ConfigError, UserError
 from verl_ext.evaluation.config import EvaluationConfig
 from verl_ext.evaluation.engines import Completion, Request, cut_at_stop, openai_params
 from verl_ext.evaluation.engines.as_finished import as_finished
-from verl_ext.evaluation.prompts import CHAT, PromptBuilder
+from verl_ext.evaluation.prompts import PromptBuilder
 
 DEFAULT_AT_ONCE = 64
 RETRIES = 5
@@ -81,7 +81,7 @@ class OpenAIEngine:
             "model": self._model,
             **openai_params(request.params, self._builder.stop, extra=self._config.extra_params),
         }
-        if self._builder.options.prompt_type == CHAT:
+        if request.prompt.messages:
             body["messages"] = [dict(message) for message in request.prompt.messages]
             if arguments := self._builder.template_arguments():
                 body["chat_template_kwargs"] = arguments

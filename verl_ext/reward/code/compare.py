@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import re
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
+
+TOLERANCE = 1e-6
+_INEXACT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
 
 
 def same_output(output: str, expected: str) -> bool:
@@ -24,6 +30,34 @@ def _same_line(output: str, expected: str) -> bool:
         return ours == theirs
     except InvalidOperation:
         return False
+
+
+def same_tokens(output: str, expected: str) -> bool:
+    """The same words between white space; one that is expected with a point or an exponent is a number, to 1e-6 of its
+    size, or of 1."""
+    ours, theirs = output.split(), expected.split()
+    return len(ours) == len(theirs) and all(map(_same_token, ours, theirs))
+
+
+def _same_token(output: str, expected: str) -> bool:
+    if output == expected:
+        return True
+    if not _INEXACT.fullmatch(expected):
+        return False
+    try:
+        value = float(output)
+    except ValueError:
+        return False
+    return math.isclose(value, float(expected), rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+
+
+def same_text(output: str, expected: str) -> bool:
+    """The same text but for newlines at its end."""
+    return output.rstrip("\n") == expected.rstrip("\n")
+
+
+COMPARISONS: dict[str, Callable[[str, str], bool]] = {"lcb": same_output, "tokens": same_tokens, "exact": same_text}
+"""Of standard output, by name."""
 
 
 def same_value(output: str, expected: object) -> bool:

@@ -1,7 +1,8 @@
 """The tests of a problem, read from a row's gold and checked.
 
-Two forms: a program reads standard input and prints, or a function (or a method of `Solution`) is called. Read are this
-project's own spelling with `form`, and that of APPS, TACO and prime's data without it, where `fn_name` tells them apart.
+Three forms: a program reads standard input and prints; a function (or a method of `Solution`) is called; or code asserts
+what functions return. Read are this project's own spelling with `form`, and that of APPS, TACO and prime's data without
+it, where `fn_name` tells the first two apart. What other data sets hold is brought into it by `formats`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from verl_ext.sandbox.slot import Checker
+
+FORMS = ("stdin", "call", "asserts")
 MAX_TEST_BYTES = 64 * 2**20
 
 
@@ -32,7 +36,14 @@ class Tests:
     """Empty for programs that read standard input."""
 
 
-def read_tests(gold: str) -> Tests:
+@dataclass(frozen=True)
+class Asserts:
+    """Code that tests functions by name."""
+
+    checker: Checker
+
+
+def read_tests(gold: str) -> Tests | Asserts:
     """The tests in a gold.
 
     Raises:
@@ -47,8 +58,10 @@ def read_tests(gold: str) -> Tests:
         raise MalformedTests("tests: not a JSON object")
     fn_name = data.get("fn_name") or ""
     form = data.get("form", "call" if fn_name else "stdin")
-    if form not in ("stdin", "call"):
-        raise MalformedTests(f"tests: unknown form {form!r}; it is stdin or call")
+    if form not in FORMS:
+        raise MalformedTests(f"tests: unknown form {form!r}; it is one of {', '.join(FORMS)}")
+    if form == "asserts":
+        return _asserts(data)
     if not isinstance(fn_name, str) or (form == "call") != bool(fn_name):
         raise MalformedTests(f"tests: form {form} with fn_name {fn_name!r}")
     inputs, outputs = data.get("inputs"), data.get("outputs")
@@ -69,6 +82,20 @@ def read_tests(gold: str) -> Tests:
         if len(text) > MAX_TEST_BYTES or len(str(tests.expected[index])) > MAX_TEST_BYTES:
             raise MalformedTests(f"tests: number {index} is over 64 MB")
     return tests
+
+
+def _asserts(data: Mapping[str, Any]) -> Asserts:
+    setup, test, names = data.get("setup"), data.get("test"), data.get("entry_point") or ()
+    names = (names,) if isinstance(names, str) else names
+    if not isinstance(test, str) or not isinstance(setup, str | None):
+        raise MalformedTests("tests: test and setup are code, as text")
+    if not test.strip():
+        raise MalformedTests("tests: there are none")
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name.isidentifier() for name in names):
+        raise MalformedTests(f"tests: entry_point is the name of a function, or a list of them, not {names!r}")
+    if len(test) > MAX_TEST_BYTES:
+        raise MalformedTests("tests: the code is over 64 MB")
+    return Asserts(Checker(setup or "", test, tuple(names), setup is None))
 
 
 def _text(value: Any) -> str:

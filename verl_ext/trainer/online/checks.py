@@ -13,7 +13,11 @@ from verl_ext.data.messages import ConversationError, is_messages, text_messages
 from verl_ext.data.reading import iterate_rows, require_files, row_error
 from verl_ext.errors import ConfigError, DataError, UserError
 from verl_ext.model_folder import require_model_folder
-from verl_ext.reward.sources import check_source
+from verl_ext.reward.code import store
+from verl_ext.reward.code.options import CodeOptions
+from verl_ext.reward.code.tests import MalformedTests, read_tests
+from verl_ext.reward.options import RewardOptions
+from verl_ext.reward.sources import SOURCES, check_source, rule_for
 from verl_ext.trainer.online.sampling_checks import check_sampling
 from verl_ext.trainer.online.worker_keys import require_no_keys_in
 from verl_ext.trainer.run.adapters import check_adapter_keys
@@ -152,6 +156,7 @@ def check_files(config: DictConfig, *, max_rows: int | None = None) -> None:
     has_judge = OmegaConf.select(config, "reward.reward_kwargs.judge") is not None
     scorers = OmegaConf.select(config, "reward.reward_kwargs.evaluating_scorers") or ()
     graded_here = config.reward.reward_manager.name == REWARD_MANAGER
+    code = RewardOptions(code=OmegaConf.select(config, "reward.reward_kwargs.code")).code_options()
     for key in ("data.train_files", "data.val_files"):
         paths = _as_list(OmegaConf.select(config, key))
         if key == "data.val_files" and not paths:
@@ -159,12 +164,13 @@ def check_files(config: DictConfig, *, max_rows: int | None = None) -> None:
         require_files(key, paths)
         sources: set[str] = set()
         for path in paths:
-            sources |= _check_rows(path, config.data, max_rows)
+            sources |= _check_rows(path, config.data, max_rows, code if graded_here else None)
         for source in sorted(sources) if graded_here else ():
-            check_source(source, has_judge=has_judge, evaluating_scorers=scorers)
+            check_source(source, has_judge=has_judge, evaluating_scorers=scorers, sandbox=code.sandbox)
 
 
-def _check_rows(path: str, data: DictConfig, max_rows: int | None) -> set[str]:
+def _check_rows(path: str, data: DictConfig, max_rows: int | None, code: CodeOptions | None) -> set[str]:
+    """The sources of a file's rows; with `code` the tests of programs are read as well."""
     sources = set()
     row = -1
     for row, columns in enumerate(islice(iterate_rows(path), max_rows)):
@@ -183,6 +189,11 @@ def _check_rows(path: str, data: DictConfig, max_rows: int | None) -> set[str]:
         answer = reward.get("ground_truth") if isinstance(reward, dict) else None
         if answer is None or answer == "":
             raise row_error(path, row, "reward_model.ground_truth is missing or empty")
+        if code is not None and source in SOURCES and rule_for(source).extraction == "code":
+            try:
+                read_tests(store.get(str(answer), (*code.tests_dirs, store.folder_beside(path))))
+            except MalformedTests as error:
+                raise row_error(path, row, f"reward_model.ground_truth: {error}") from None
         sources.add(source)
     if row < 0:
         raise DataError(f"{path}: no rows")

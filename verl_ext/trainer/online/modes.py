@@ -33,7 +33,7 @@ from verl_ext.data.prompt_dataset import PromptDataset
 from verl_ext.errors import UserError
 from verl_ext.model_folder import end_tokens
 from verl_ext.objectives.nft_advantage import correctness, decode_advantage
-from verl_ext.reward.metrics import grade_metrics
+from verl_ext.reward.metrics import grade_metrics, program_metrics
 from verl_ext.trainer.online import algorithm
 from verl_ext.trainer.online.balance import order_with_groups_together
 from verl_ext.trainer.online.dynamic_sampling import SamplingOptions
@@ -229,7 +229,9 @@ class _OnlineTrainer(OnlineLoop, PPOTrainer):
             metrics["reward/acc"] = float(np.mean([info["acc"] == 1 for info in infos]))
         if infos and "grade_status" in infos[0]:
             infos += self.replay_buffer.verdicts.dropped()
-            metrics |= grade_metrics([i["grade_status"] for i in infos], [i["grade_seconds"] for i in infos])
+            seconds = [i["grade_seconds"] for i in infos]
+            metrics |= grade_metrics([i["grade_status"] for i in infos], seconds)
+            metrics |= program_metrics([i.get("grade_program", "") for i in infos], seconds)
         return metrics
 
     def _group_metrics(self, batch: KVBatchMeta) -> dict[str, float]:
