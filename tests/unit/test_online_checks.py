@@ -108,7 +108,10 @@ def test_the_defaults_and_every_objective_pass(compose):
             ["algorithm.filter_groups.keep_surplus=False", "trainer.v1.trainer_mode=nft_colocate_async"],
             "algorithm.filter_groups.keep_surplus: got False, expected True with trainer.v1.trainer_mode=nft_colocate",
         ),
-        (["algorithm.overlong_filtering=drop"], "algorithm.overlong_filtering: got 'drop', expected off or mask or exclude"),
+        (
+            ["algorithm.overlong_filtering=drop"],
+            "algorithm.overlong_filtering: got 'drop', expected off or mask or exclude",
+        ),
         (["trainer.entropy_band=0.3"], "trainer.entropy_band: got 0.3, expected [LOW, HIGH] in nats"),
         (["trainer.entropy_band=[0.4,0.2]"], "trainer.entropy_band: got [0.4, 0.2]"),
         (["trainer.entropy_band=[0.2,a]"], "trainer.entropy_band: got [0.2, 'a']"),
