@@ -12,6 +12,9 @@ import pytest
 
 # Ranks and workers share the cores of the machine; without this torch gives each of them all.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Of the processes that tests start.
+QUICK_IMPORTS = Path(__file__).parent / "support" / "quick_imports"
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(QUICK_IMPORTS), os.environ.get("PYTHONPATH")]))
 
 
 def arithmetic_rows(count: int, seed: int = 0) -> list[dict]:

@@ -91,7 +91,7 @@ def test_graders_are_compared_on_the_same_answers(tmp_path):
 
 @pytest.mark.slow
 def test_growth_is_fitted_and_memory_compared(model_folder, tmp_path):
-    few = ["--lengths", 16, 64, "--prompts", 1, 2, "--group-sizes", 2, 4, "--samples", 1, 4, "--new-tokens", 4]
+    few = ["--lengths", 16, 64, "--prompts", 1, 2, "--group-sizes", 2, 4, "--samples", 1, 2, "--new-tokens", 4]
     run("scaling.py", "--model", model_folder, *few, "--rounds", 1, "--advantage-groups", 8, "--out", tmp_path)
     rows = kept(tmp_path / "scaling.json")["rows"]
     assert len(rows) == 5

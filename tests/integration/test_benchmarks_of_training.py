@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.launch import python_path
+
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 
 
 def run(script: str, *arguments: str) -> str:
     command = [sys.executable, "-W", "ignore", str(ROOT / "benchmarks" / script), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": python_path(ROOT), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=280)
     assert ended.returncode == 0, ended.stderr[-4000:]
     return ended.stdout
@@ -53,6 +55,6 @@ def test_training_step_of_ours(tmp_path, model_folder):
     write_rows(data, 12, seed=0, longest=4)
     command = [sys.executable, "-W", "ignore", str(ROOT / "benchmarks" / "sft_step.py"), "--model", str(model_folder)]
     command += ["--data", str(data), "--trainer", "ours", "--layout", "padded", "--rows", "4"]
-    steps = in_process([*command, "--steps", "2", "--warmup", "1"], env={"PYTHONPATH": str(ROOT)}, timeout=280)
+    steps = in_process([*command, "--steps", "2", "--warmup", "1"], env={"PYTHONPATH": python_path(ROOT)}, timeout=280)
     assert len(steps) == 3
     assert all(step["tokens_per_second"] > 0 and step["peak_mib"] > 50 and step["loss"] > 0 for step in steps)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.evaluation import arguments, command, write_problems, write_run
+from tests.support.launch import python_path
 from tests.support.tiny_model import save_tiny_model
 from verl_ext.evaluation.__main__ import main
 from verl_ext.evaluation.store import samples_file
@@ -61,7 +62,7 @@ def test_the_published_five_arguments(problems, model_folder, tmp_path):
             "DATA_DIR": str(tmp_path / "data"),
             "ENGINE": "transformers",
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": python_path(ROOT),
         },
     )
     assert result.returncode == 0, result.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.launch import python_path
 from tests.support.rollouts import rollout_rows, write_json_lines
 from tests.support.tiny_model import byte_tokenizer, save_tiny_model
 
@@ -51,7 +52,7 @@ def test_gradients_of_updates_are_equal_in_every_mode(workspace, ranks):
     """
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     # Some installed package brings a `tests` of its own: this repository's comes first.
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": python_path(ROOT)}
     ended = subprocess.run(
         [*launcher, str(WORKER), str(workspace)],
         check=False,
@@ -94,7 +95,7 @@ def test_an_update_without_dropped_or_masked_answers_is_that_of_a_batch_which_ne
         capture_output=True,
         text=True,
         timeout=300,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": python_path(ROOT)},
     )
     assert ended.returncode == 0, ended.stderr[-4000:]
     results = json.loads((workspace / "dropped.json").read_text())

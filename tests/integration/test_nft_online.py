@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from tests.support.launch import finish, kill, wait_until
+from tests.support.launch import finish, kill, python_path, wait_until
 from tests.support.online import (
     RESPONSE_LENGTH,
     answers,
     logged,
     prepare,
     ray_folder,
-    run_to_end,
     start,
     validations,
     workers,
@@ -115,7 +114,7 @@ def test_the_trained_model_is_a_plain_hugging_face_folder(whole_run):
 
 
 @pytest.mark.slow
-def test_a_finished_run_goes_on_only_as_itself_and_only_longer_by_name(whole_run, arguments, tmp_path):
+def test_a_finished_run_goes_on_only_as_itself_and_longer_by_name_until_a_server_dies(whole_run, arguments, tmp_path):
     shutil.copytree(whole_run[0], tmp_path / "run")
     same = [*arguments, f"trainer.total_training_steps={STEPS}"]
 
@@ -128,15 +127,25 @@ def test_a_finished_run_goes_on_only_as_itself_and_only_longer_by_name(whole_run
         "objective.name = nft there, grpo here" in error and "algorithm.adv_estimator = nft there, grpo here" in error
     )
 
-    longer = [*arguments, f"trainer.total_training_steps={STEPS + 1}", "trainer.extend_run=True"]
-    code, output = run_to_end(longer, tmp_path)
-    assert code == 0, output
-    assert f"continuing after step {STEPS} of {STEPS + 1}" in output
+    longer = [
+        *same[:-1],
+        f"trainer.total_training_steps={STEPS + 50}",
+        "trainer.extend_run=True",
+        "trainer.save_freq=1",
+    ]
+    with ray_folder() as ray:
+        process = start(longer, tmp_path / "run", tmp_path / "log", ray)
+        wait_until(lambda: (tmp_path / "run" / f"global_step_{STEPS + 1}").exists(), process, tmp_path / "log")
+        (victim,) = workers(process, "HFServer")
+        victim.kill()
+        assert finish(process) == 4, (tmp_path / "log").read_text()
+    output = (tmp_path / "log").read_text()
+    assert f"continuing after step {STEPS} of {STEPS + 50}" in output and "rollout server 0 died" in output
     metrics = logged(tmp_path / "run")
-    assert sorted(metrics) == list(range(1, STEPS + 2)) and metrics[STEPS + 1]["actor/lr"] == pytest.approx(2e-4)
-
+    assert list(metrics)[: STEPS + 1] == list(range(1, STEPS + 2))
+    assert metrics[STEPS + 1]["actor/lr"] == pytest.approx(2e-4)
     state = json.loads((tmp_path / "run" / f"global_step_{STEPS + 1}" / "run_state.json").read_text())["state"]
-    assert state["total_steps"] == STEPS + 1
+    assert state["total_steps"] == STEPS + 50
 
 
 @pytest.mark.slow
@@ -157,7 +166,7 @@ def test_a_run_that_is_stopped_and_killed_goes_on_to_the_same_answers(whole_run,
     assert sampling["position"] > 0 and not (run / "generations" / "1.jsonl").exists()
 
     with ray_folder() as ray:  # between the two mini-batches of the third step
-        process = started(ray, PYTHONPATH=f"{HELD_UPDATE}:{ROOT}", HELD_UPDATE="5", HELD_FILE=str(held))
+        process = started(ray, PYTHONPATH=python_path(HELD_UPDATE, ROOT), HELD_UPDATE="5", HELD_FILE=str(held))
         wait_until(held.exists, process, log)
         process.send_signal(signal.SIGTERM)
         wait_until(lambda: "SIGTERM: stopping inside this step" in log.read_text(), process, log)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from tests.support.launch import python_path
 from tests.support.online import answers, custom_reward, logged, prepare, run_to_end
 
 pytestmark = pytest.mark.timeout(600)
@@ -91,9 +91,7 @@ def test_dapo_trains_and_writes_samples_and_traces_and_calls_back(arguments, tmp
         *("global_profiler.steps=[2]", "global_profiler.tool=torch", f"global_profiler.save_path={tmp_path}/traces"),
         "actor_rollout_ref.actor.profiler.enable=True",
     ]
-    code, output = run_to_end(
-        [*arguments, *more], tmp_path, PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    )
+    code, output = run_to_end([*arguments, *more], tmp_path, PYTHONPATH=python_path(tmp_path))
     assert code == 0, output
     metrics = logged(tmp_path / "run")
     assert len(metrics) == 2 and "nft/positive_share" not in metrics[1]

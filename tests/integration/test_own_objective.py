@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.support.launch import finish, metrics, start, trainer_arguments
+from tests.support.launch import finish, metrics, python_path, start, trainer_arguments
 from verl_ext.data.batching import GlobalBatches
 from verl_ext.data.sft_dataset import SFTDataConfig, SFTDataset
 
@@ -70,7 +69,7 @@ def test_an_objective_of_ones_own_has_a_parameter_and_a_reference_model(model_fo
         *("objective.name=anchored_sft", f"objective.strength={STRENGTH}", f"trainer.total_training_steps={STEPS}"),
         *("optim.lr_scheduler_type=constant", "optim.lr_warmup_steps_ratio=0", f"optim.lr={LEARNING_RATE}"),
     )
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    path = python_path(tmp_path)
     log = tmp_path / "log.txt"
     assert finish(start(arguments, ranks=0, log=log, environment={"PYTHONPATH": path})) == 0, log.read_text()
     entries = metrics(tmp_path / "run")

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.conftest import arithmetic_rows, write_parquet
-from tests.support.launch import finish, kill, metrics, run, start, trainer_arguments, wait_until
+from tests.support.launch import finish, kill, metrics, python_path, run, start, trainer_arguments, wait_until
 
 STEPS = 12
 HELD_SAVE = Path(__file__).resolve().parents[1] / "support" / "held_save"
@@ -52,7 +52,7 @@ def test_killed_in_a_save_killed_between_saves_and_stopped_a_run_comes_to_the_sa
     log = tmp_path / "log.txt"
     partial = tmp_path / "global_step_6.incomplete"
     held = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(HELD_SAVE), os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": python_path(HELD_SAVE),
         "HELD_STEP": "6",
     }
     process = start(arguments(tmp_path), ranks=2, log=log, environment=held)

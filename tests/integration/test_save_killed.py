@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.launch import finish, free_port, kill, metrics, start, trainer_arguments, wait_until
+from tests.support.launch import finish, free_port, kill, metrics, python_path, start, trainer_arguments, wait_until
 
 ROOT = Path(__file__).parents[2]
 HELD_SAVE = ROOT / "tests" / "support" / "held_save"
@@ -51,7 +50,7 @@ def test_killed_while_one_machine_has_a_checkpoint_and_the_other_not_yet(model_f
             for rank in range(2)
         ]
 
-    held = os.pathsep.join(filter(None, [str(HELD_SAVE), os.environ.get("PYTHONPATH")]))
+    held = python_path(HELD_SAVE)
     nodes = start_nodes(PYTHONPATH=held, HELD_STEP="4")
     wait_until((tmp_path / "disk0" / "global_step_4").exists, nodes[0], log[0])
     for node in nodes:

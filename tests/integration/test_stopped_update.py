@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.launch import python_path
 from tests.support.rollouts import rollout_rows, write_json_lines
 from tests.support.tiny_model import save_tiny_model
 
@@ -28,7 +29,7 @@ def test_an_update_in_pieces_is_the_update_in_one_piece(tmp_path):
         capture_output=True,
         text=True,
         timeout=300,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": python_path(ROOT)},
     )
     assert ended.returncode == 0, ended.stderr[-4000:]
     result = json.loads((tmp_path / "stopped_update.json").read_text())

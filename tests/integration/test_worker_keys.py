@@ -10,6 +10,7 @@ import pytest
 import ray
 from ray.experimental import internal_kv
 
+from tests.support.launch import python_path
 from tests.support.rollout_cluster import REPOSITORY, ray_nodes
 from verl_ext.errors import UserError
 from verl_ext.trainer.online.cluster import ray_cluster
@@ -30,7 +31,7 @@ def cluster(monkeypatch):
     """Address and folder of a cluster that was started without the keys."""
     for name in ("HF_TOKEN", "OPENAI_API_KEY", "PROOF_JUDGE_KEY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setenv("PYTHONPATH", python_path(REPOSITORY))
     with ray_nodes(1) as nodes:
         yield nodes
 

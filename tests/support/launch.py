@@ -53,6 +53,11 @@ def nft_arguments(model: Path, rollouts: Path, run: Path, *more: str) -> list[st
     ]
 
 
+def python_path(*first: Path) -> str:
+    """PYTHONPATH with these folders before those of this process."""
+    return os.pathsep.join([*map(str, first), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as probe:

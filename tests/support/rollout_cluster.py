@@ -26,6 +26,8 @@ from verl.workers.rollout.base import get_rollout_class
 from verl.workers.rollout.llm_server import LLMServerClient, LLMServerManager
 from verl.workers.rollout.replica import TokenOutput
 
+from tests.support.launch import python_path
+
 GREEDY = {"temperature": 0, "top_p": 1.0, "top_k": -1, "logprobs": True, "ignore_eos": True}
 PROMPTS = [[5 + index, 40, 60 + index, 7] for index in range(8)]
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -51,7 +53,7 @@ def ray_nodes(*processes: int) -> Iterator[tuple[str, Path]]:
 @contextmanager
 def ray_with(*processes: int) -> Iterator[None]:
     """Nodes for ranks and servers, joined by this process."""
-    variables = {"PYTHONPATH": str(REPOSITORY), "VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": "1"}
+    variables = {"PYTHONPATH": python_path(REPOSITORY), "VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": "1"}
     with ray_nodes(*processes) as (address, _):
         ray.init(address=address, runtime_env={"env_vars": variables})
         yield
