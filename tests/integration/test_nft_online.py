@@ -135,7 +135,7 @@ def test_a_finished_run_goes_on_only_as_itself_and_longer_by_name_until_a_server
     ]
     with ray_folder() as ray:
         process = start(longer, tmp_path / "run", tmp_path / "log", ray)
-        wait_until(lambda: (tmp_path / "run" / f"global_step_{STEPS + 1}").exists(), process, tmp_path / "log")
+        wait_until(lambda: f"step {STEPS + 1}: " in (tmp_path / "log").read_text(), process, tmp_path / "log")
         (victim,) = workers(process, "HFServer")
         victim.kill()
         assert finish(process) == 4, (tmp_path / "log").read_text()
