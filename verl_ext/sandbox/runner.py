@@ -1,4 +1,7 @@
-"""The program inside: started as `python -I -S runner.py ROOT`, it forks a keeper for each job, and that one the program.
+"""The program inside, which forks a keeper for each job, and that one the program.
+
+It is started as `python -I -S runner.py ROOT ISOLATION PATH ...`; with `landlock` it gives up all files but those below
+the paths, with `namespaces` there are no others.
 
 A line of JSON in: code, input, fn_name ("" for a program that reads standard input), limits. A line of JSON out: the
 fields of `slot.Run`. It never learns what the right output is. Where tests are code (`checked`), the program's process
@@ -33,18 +36,8 @@ sys.modules["verl_ext"] = _package
 from verl_ext.sandbox import filters, landlock, seccomp
 from verl_ext.sandbox.candidate import answer_calls, call_once
 from verl_ext.sandbox.checker import Dialogue, check
+from verl_ext.sandbox.prelude import BY_EXIT, COMPILE_ERROR, MEMORY, NO_FUNCTION, PRELUDE
 
-_MODULES = (
-    "string re datetime collections heapq bisect copy math random statistics itertools functools operator io json"
-)
-_PRELUDE = "\n".join(
-    [f"from {name} import *" for name in f"{_MODULES} typing".split()]
-    + [f"import {name}" for name in f"{_MODULES} sys".split()]
-    + ["from builtins import *"]
-)
-_READABLE = ("/usr", "/lib", "/lib64", "/etc/localtime", "/dev/null", "/dev/urandom", sys.base_prefix)
-_COMPILE_ERROR, _MEMORY, _NO_FUNCTION = 91, 92, 93
-_BY_EXIT = {_COMPILE_ERROR: "compile_error", _MEMORY: "memory_limit", _NO_FUNCTION: "no_function"}
 _RESULT, _CONFINED, _PIPES = 3, 4, (5, 6)
 _ABOVE_ALL = 64
 _MACHINE = os.uname().machine
@@ -71,10 +64,11 @@ _PR_SET_PDEATHSIG = 1
 def serve() -> None:
     """Answer until the host closes the pipe."""
     namespace: dict[str, Any] = {}
-    exec(compile(_PRELUDE, "prelude", "exec"), namespace)  # noqa: S102 - our own text
+    exec(compile(PRELUDE, "prelude", "exec"), namespace)  # noqa: S102 - our own text
     vars(builtins).update(exit=_sitebuiltins.Quitter("exit", ""), quit=_sitebuiltins.Quitter("quit", ""))
     libc = ctypes.CDLL(None)
-    landlock.read_only(_READABLE)
+    if sys.argv[2] == "landlock":
+        landlock.read_only(sys.argv[3:])
     seccomp.install(_OF_THE_SLOT)
     gc.collect()
     gc.freeze()
@@ -130,7 +124,7 @@ def _run(job: dict[str, Any], namespace: dict[str, Any], libc: ctypes.CDLL) -> d
 
     def call(module: dict[str, Any]) -> int:
         try:
-            return 0 if call_once(module, name, job["input"], _RESULT) else _NO_FUNCTION
+            return 0 if call_once(module, name, job["input"], _RESULT) else NO_FUNCTION
         except TypeError:
             return 1
 
@@ -233,7 +227,7 @@ class _Child:
             return "output_limit", cpu
         if kill or code == -signal.SIGXCPU or cpu > self._limits["cpu_s"]:
             return "time_limit", cpu
-        return _BY_EXIT.get(code, "runtime_error" if code else "ok"), cpu
+        return BY_EXIT.get(code, "runtime_error" if code else "ok"), cpu
 
 
 def _files() -> list[int]:
@@ -293,9 +287,9 @@ def _execute(code: str, prelude: dict[str, Any], then: Callable[[dict[str, Any]]
     try:
         compiled = compile(code, "solution.py", "exec")
     except (SyntaxError, ValueError, RecursionError):
-        return _COMPILE_ERROR
+        return COMPILE_ERROR
     except MemoryError:
-        return _MEMORY
+        return MEMORY
     try:
         exec(compiled, namespace)  # noqa: S102 - what this process is for, confined
         if then:
@@ -308,7 +302,7 @@ def _execute(code: str, prelude: dict[str, Any], then: Callable[[dict[str, Any]]
             return 1  # a function that ends the process has returned nothing
         return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     except MemoryError:
-        return _MEMORY
+        return MEMORY
     except BaseException as error:  # noqa: BLE001 - the program's own error
         sys.stderr.write(type(error).__name__)
         return 1

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from verl_ext.sandbox import namespaces
 from verl_ext.sandbox.limits import Limits
 
 RunStatus = Literal[
@@ -23,6 +24,8 @@ START_S = 30.0
 GRACE_S = 10.0
 _RUNNER = Path(__file__).with_name("runner.py")
 _ROOT = Path(__file__).parents[2]
+READABLE = ("/usr", "/lib", "/lib64", "/etc/localtime", "/dev/null", "/dev/urandom", sys.base_prefix)
+"""What a program may read of the machine: what Python is made of."""
 
 
 class SlotError(RuntimeError):
@@ -66,13 +69,19 @@ class Run:
 class Slot:
     """Starts the process; `close` ends it.
 
+    Args:
+        isolation: what keeps it from files: `landlock`, or `namespaces`, in which it is started.
+
     Raises:
         SlotError: it does not start.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, isolation: Literal["landlock", "namespaces"] = "landlock") -> None:
+        program = [os.path.realpath(sys.executable), "-I", "-S", str(_RUNNER), str(_ROOT), isolation, *READABLE]
+        if isolation == "namespaces":
+            program = namespaces.command(program, (*READABLE, str(_RUNNER.parent)))
         self._process = subprocess.Popen(
-            [os.path.realpath(sys.executable), "-I", "-S", str(_RUNNER), str(_ROOT)],
+            program,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

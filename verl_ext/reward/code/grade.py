@@ -117,7 +117,7 @@ class CodeGrader:
     """
 
     def __init__(self, workers: int, options: CodeOptions = DEFAULTS) -> None:
-        self._sandbox = SandboxPool(workers, options.limits, options.sandbox)
+        self._sandbox = SandboxPool(workers, options.limits, options.sandbox, options.url)
         self._options = options
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="code_grader")
 

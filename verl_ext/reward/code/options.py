@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from verl_ext.errors import ConfigError
 from verl_ext.reward.code.compare import COMPARISONS
 from verl_ext.sandbox.limits import Limits
-from verl_ext.sandbox.pool import SANDBOXES
+from verl_ext.sandbox.pool import REMOTE, SANDBOXES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,8 @@ class CodeOptions:
     """Of standard output: `lcb`, `tokens` or `exact` (`compare.COMPARISONS`)."""
     sandbox: str = "auto"
     """The isolation, by name; `auto` takes what works here."""
+    url: str = ""
+    """With `remote`: the service, without `/run_code`."""
     tests_dirs: tuple[str, ...] = ()
     """Folders of stored tests (`store`)."""
 
@@ -35,6 +37,11 @@ class CodeOptions:
             given = getattr(self, name)
             if given not in known:
                 raise ConfigError(f"{self.key}{name}", given=given, expected=f"one of {', '.join(known)}")
+        if (self.sandbox == REMOTE) != bool(self.url):
+            expected = "the service's URL, with sandbox=remote" if self.sandbox == REMOTE else "nothing without sandbox=remote"
+            raise ConfigError(f"{self.key}url", given=self.url, expected=expected)
+        if self.url and not self.url.startswith(("http://", "https://")):
+            raise ConfigError(f"{self.key}url", given=self.url, expected="a URL that starts with http:// or https://")
         self.limits  # noqa: B018 - refuses what cannot work
 
     @property
