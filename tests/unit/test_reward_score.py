@@ -38,6 +38,8 @@ def test_reported_fields_are_the_same_and_of_the_same_types_for_every_grade():
         ("grade_status", "timeout"),
         ("grade_seconds", 5.0),
         ("grade_program", ""),
+        ("grade_judge", ""),
+        ("grade_requests", 0),
     ]
 
 

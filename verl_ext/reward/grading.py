@@ -44,6 +44,12 @@ class Grade:
     is_program: bool = False
     """Whether the answer was run against tests; `seconds` is CPU time then."""
 
+    is_judged: bool = False
+    """Whether a remote judge graded the answer; `seconds` is the time of its requests, one after the other."""
+
+    requests: int = 0
+    """To the judge, retries among them."""
+
     @property
     def share(self) -> float:
         """The grade from 0 (wrong) to 1 (right)."""

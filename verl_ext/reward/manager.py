@@ -2,7 +2,8 @@
 
     reward.reward_manager.name=math_verify_pool +reward.reward_kwargs.timeout_s=5
 
-Keys: `options.RewardOptions`. Per answer it reports `acc`, `pred`, `grade_status`, `grade_seconds` and `grade_program`.
+Keys: `options.RewardOptions`. Per answer it reports `acc`, `pred`, `grade_status`, `grade_seconds`, `grade_program`,
+`grade_judge` and `grade_requests`.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from verl_ext.reward import turns
 from verl_ext.reward.code.grade import shared_code_grader
 from verl_ext.reward.code.store import folder_beside
 from verl_ext.reward.grading import Grade, Undecided, prepare
-from verl_ext.reward.judge import Judge, JudgeConfig
+from verl_ext.reward.judge.config import read_judge
+from verl_ext.reward.judge.grade import Judge
 from verl_ext.reward.metrics import FailureWatch
-from verl_ext.reward.options import PREFIX, RewardOptions, known_keys, read_options
+from verl_ext.reward.options import PREFIX, RewardOptions, read_options
 from verl_ext.reward.score import gold_of, policy_for, reward_of
 from verl_ext.reward.sources import check_data_files, local_files, rule_for
 
@@ -72,7 +74,7 @@ class MathVerifyPoolRewardManager(RewardManagerBase):
 
         Returns:
             `reward_score`, and `reward_extra_info` with `score`, `acc`, `pred`, `grade_status`,
-            `grade_seconds` and `grade_program`.
+            `grade_seconds`, `grade_program`, `grade_judge` and `grade_requests`.
 
         Raises:
             UserError: a response of several turns without a word on which of them is the answer.
@@ -97,7 +99,13 @@ class MathVerifyPoolRewardManager(RewardManagerBase):
         if extraction == "judge":
             if self.judge is None:
                 raise ConfigError(f"{PREFIX}.judge", given=None, expected=f"a judge for data source {data_source!r}")
-            return await self.judge.grade(_problem_of(row, extra_info), response, gold if isinstance(gold, str) else "")
+            return await self.judge.grade(
+                _problem_of(row, extra_info),
+                response,
+                gold if isinstance(gold, str) else "",
+                rubric=extra_info.get("rubric"),
+                data_source=data_source,
+            )
         policy = policy_for(data_source, extra_info, self.options)
         result = await asyncio.to_thread(
             prepare, response, gold, data_source, policy=policy, after_think=self.options.after_think
@@ -144,7 +152,7 @@ def _graders_of(options: RewardOptions) -> Any:
 def _judge_of(options: RewardOptions) -> Judge | None:
     if options.judge is None:
         return None
-    return Judge(JudgeConfig(**known_keys(JudgeConfig, dict(options.judge), f"{PREFIX}.judge")))
+    return Judge(read_judge(options.judge))
 
 
 def _problem_of(row: Mapping[str, Any], extra_info: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 
@@ -59,6 +60,37 @@ def program_metrics(outcomes: Sequence[str], seconds: Sequence[float], prefix: s
     counts = Counter(outcome for outcome, _ in programs)
     shares = {f"{prefix}/{detail}": counts[detail] / len(programs) for detail in PROGRAM_DETAILS}
     return {**shares, f"{prefix}/cpu_seconds_per_1000": 1000.0 * sum(spent for _, spent in programs) / len(programs)}
+
+
+def judge_metrics(
+    points: Sequence[str], requests: Sequence[int], seconds: Sequence[float], prefix: str = "reward/judge"
+) -> dict[str, float]:
+    """Run metrics of the answers of a batch that a judge graded.
+
+    Args:
+        points: `grade_judge` of each answer: its points, the status where it has none, empty where no judge was asked.
+        requests: `grade_requests` of each answer.
+        seconds: `grade_seconds` of each answer.
+        prefix: put before each metric's name.
+
+    Returns:
+        Seconds and requests of an answer, the share of answers without points, and of those with points their mean
+        and, by whole points, the share of each. Empty where no judge was asked.
+    """
+    judged = [row for row in zip(points, requests, seconds, strict=True) if row[0]]
+    if not judged:
+        return {}
+    metrics = {
+        f"{prefix}/seconds": sum(spent for _, _, spent in judged) / len(judged),
+        f"{prefix}/requests": sum(asked for _, asked, _ in judged) / len(judged),
+    }
+    given = [float(said) for said, _, _ in judged if said[0].isdigit()]
+    metrics[f"{prefix}/without_points"] = 1.0 - len(given) / len(judged)
+    if given:
+        metrics[f"{prefix}/points_mean"] = sum(given) / len(given)
+        counts = Counter(math.floor(value + 0.5) for value in given)
+        metrics |= {f"{prefix}/points_{value}": count / len(given) for value, count in sorted(counts.items())}
+    return metrics
 
 
 class FailureWatch:

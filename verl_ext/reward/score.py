@@ -39,6 +39,8 @@ def reward_of(grade: Grade, response: str, response_length: int, options: Reward
         "grade_status": grade.status,
         "grade_seconds": grade.seconds,
         "grade_program": _outcome(grade) if grade.is_program else "",
+        "grade_judge": _judged(grade) if grade.is_judged else "",
+        "grade_requests": grade.requests,
     }
     if overlong.enable and overlong.log:
         result.update(overlong_reward=penalty, overlong=penalty < 0)
@@ -50,6 +52,11 @@ def _outcome(grade: Grade) -> str:
     if grade.status != "ok":
         return grade.status
     return "passed" if grade.correct else grade.detail
+
+
+def _judged(grade: Grade) -> str:
+    """The points that the judge gave, or why there are none."""
+    return (grade.prediction or "") if grade.status == "ok" else grade.status
 
 
 def policy_for(data_source: str, extra_info: Mapping[str, Any] | None, options: RewardOptions) -> GradingPolicy | None:

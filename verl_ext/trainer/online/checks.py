@@ -16,6 +16,7 @@ from verl_ext.model_folder import require_model_folder
 from verl_ext.reward.code import store
 from verl_ext.reward.code.options import CodeOptions
 from verl_ext.reward.code.tests import MalformedTests, read_tests
+from verl_ext.reward.judge.config import JudgeConfig, read_judge
 from verl_ext.reward.options import RewardOptions
 from verl_ext.reward.sources import SOURCES, check_source, rule_for
 from verl_ext.trainer.online.sampling_checks import check_sampling
@@ -153,7 +154,8 @@ def check_files(config: DictConfig, *, max_rows: int | None = None) -> None:
     Raises:
         DataError: names file, row and column.
     """
-    has_judge = OmegaConf.select(config, "reward.reward_kwargs.judge") is not None
+    given = OmegaConf.select(config, "reward.reward_kwargs.judge")
+    judge = read_judge(given) if given is not None else None
     scorers = OmegaConf.select(config, "reward.reward_kwargs.evaluating_scorers") or ()
     graded_here = config.reward.reward_manager.name == REWARD_MANAGER
     code = RewardOptions(code=OmegaConf.select(config, "reward.reward_kwargs.code")).code_options()
@@ -164,13 +166,46 @@ def check_files(config: DictConfig, *, max_rows: int | None = None) -> None:
         require_files(key, paths)
         sources: set[str] = set()
         for path in paths:
-            sources |= _check_rows(path, config.data, max_rows, code if graded_here else None)
+            sources |= _check_rows(path, config.data, max_rows, _Answers(code, judge) if graded_here else None)
         for source in sorted(sources) if graded_here else ():
-            check_source(source, has_judge=has_judge, evaluating_scorers=scorers, sandbox=code.sandbox)
+            check_source(source, has_judge=judge is not None, evaluating_scorers=scorers, sandbox=code.sandbox)
 
 
-def _check_rows(path: str, data: DictConfig, max_rows: int | None, code: CodeOptions | None) -> set[str]:
-    """The sources of a file's rows; with `code` the tests of programs are read as well."""
+def _required_answer(path: str, row: int, columns: dict[str, Any]) -> Any:
+    reward = columns.get("reward_model")
+    answer = reward.get("ground_truth") if isinstance(reward, dict) else None
+    if answer is None or answer == "":
+        raise row_error(path, row, "reward_model.ground_truth is missing or empty")
+    return answer
+
+
+class _Answers:
+    """What a row has to say about its answer, by the way in which its source is graded."""
+
+    def __init__(self, code: CodeOptions, judge: JudgeConfig | None) -> None:
+        self._code, self._judge = code, judge
+        self._asked: dict[str, set[str]] = {}
+
+    def check(self, path: str, row: int, source: str, columns: dict[str, Any]) -> None:
+        """Raise a DataError of a row whose tests cannot be read, or that lacks what its judge's prompt asks for."""
+        how = rule_for(source).extraction if source in SOURCES else None
+        if how == "judge" and self._judge is not None:
+            if source not in self._asked:
+                self._asked[source] = self._judge.asks_for(source)
+            if "rubric" in self._asked[source] and not (columns.get("extra_info") or {}).get("rubric"):
+                raise row_error(path, row, "extra_info.rubric is missing; the judge's prompt has a place for {rubric}")
+            if "reference" not in self._asked[source]:
+                return
+        answer = _required_answer(path, row, columns)
+        if how == "code":
+            try:
+                read_tests(store.get(str(answer), (*self._code.tests_dirs, store.folder_beside(path))))
+            except MalformedTests as error:
+                raise row_error(path, row, f"reward_model.ground_truth: {error}") from None
+
+
+def _check_rows(path: str, data: DictConfig, max_rows: int | None, answers: _Answers | None) -> set[str]:
+    """The sources of a file's rows; `answers` where this package's manager grades them."""
     sources = set()
     row = -1
     for row, columns in enumerate(islice(iterate_rows(path), max_rows)):
@@ -185,15 +220,10 @@ def _check_rows(path: str, data: DictConfig, max_rows: int | None, code: CodeOpt
         source = columns.get(data.reward_fn_key)
         if not isinstance(source, str) or not source.strip():
             raise row_error(path, row, f"column {data.reward_fn_key} is missing or empty (data.reward_fn_key)")
-        reward = columns.get("reward_model")
-        answer = reward.get("ground_truth") if isinstance(reward, dict) else None
-        if answer is None or answer == "":
-            raise row_error(path, row, "reward_model.ground_truth is missing or empty")
-        if code is not None and source in SOURCES and rule_for(source).extraction == "code":
-            try:
-                read_tests(store.get(str(answer), (*code.tests_dirs, store.folder_beside(path))))
-            except MalformedTests as error:
-                raise row_error(path, row, f"reward_model.ground_truth: {error}") from None
+        if answers is not None:
+            answers.check(path, row, source, columns)
+        else:
+            _required_answer(path, row, columns)
         sources.add(source)
     if row < 0:
         raise DataError(f"{path}: no rows")

@@ -15,7 +15,7 @@ from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 
 from verl_ext.engine import ENGINE_VENDOR
 from verl_ext.errors import UserError
-from verl_ext.reward.judge import JudgeConfig
+from verl_ext.reward.judge.config import JudgeConfig
 from verl_ext.trainer.online.worker_keys import WorkerKeys
 
 WAIT_FOR_NODES_S = 20.0

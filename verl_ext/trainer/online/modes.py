@@ -33,7 +33,7 @@ from verl_ext.data.prompt_dataset import PromptDataset
 from verl_ext.errors import UserError
 from verl_ext.model_folder import end_tokens
 from verl_ext.objectives.nft_advantage import correctness, decode_advantage
-from verl_ext.reward.metrics import grade_metrics, program_metrics
+from verl_ext.reward.metrics import grade_metrics, judge_metrics, program_metrics
 from verl_ext.trainer.online import algorithm
 from verl_ext.trainer.online.balance import order_with_groups_together
 from verl_ext.trainer.online.dynamic_sampling import SamplingOptions
@@ -232,6 +232,10 @@ class _OnlineTrainer(OnlineLoop, PPOTrainer):
             seconds = [i["grade_seconds"] for i in infos]
             metrics |= grade_metrics([i["grade_status"] for i in infos], seconds)
             metrics |= program_metrics([i.get("grade_program", "") for i in infos], seconds)
+            judged, requests = (
+                [i.get(name, none) for i in infos] for name, none in (("grade_judge", ""), ("grade_requests", 0))
+            )
+            metrics |= judge_metrics(judged, requests, seconds)
         return metrics
 
     def _group_metrics(self, batch: KVBatchMeta) -> dict[str, float]:

@@ -34,7 +34,7 @@ FREE = (
     *("actor_rollout_ref.rollout.n_gpus_per_node", "transfer_queue.*", "trainer.ray_wait_register_center_timeout"),
     *("data.*_workers", "actor_rollout_ref.rollout.agent.num_workers", "reward.num_workers"),
     *("reward.reward_kwargs.workers", "*.judge.base_url", "*.judge.api_key_env", "*.judge.concurrency"),
-    *("*.judge.retries", "*.judge.backoff_s"),
+    *("*.judge.retries", "*.judge.backoff_s", "*.judge.cache_dir"),
     # what no trainer of this package reads
     "critic.*",
     # its text is model.custom_chat_template, which is compared
@@ -60,14 +60,18 @@ ROUNDING = (
 
 FILES = (
     *("data.train_files", "data.val_files", "data.rollouts", "data.val_rollouts"),
-    *("reward.custom_reward_function.path", "reward.reward_kwargs.judge.rubric_file"),
+    *(
+        "reward.custom_reward_function.path",
+        "reward.reward_kwargs.judge.rubric_file",
+        "reward.reward_kwargs.judge.prompts.*",
+    ),
     "actor_rollout_ref.rollout.multi_turn.tool_config_path",
     *(
         "actor_rollout_ref.rollout.multi_turn.function_tool_path",
         "actor_rollout_ref.rollout.agent.agent_loop_config_path",
     ),
 )
-"""Keys that name files, which are compared by their contents."""
+"""Keys (with `*` for any text) that name files, which are compared by their contents."""
 
 MODEL_GROUPS = ("model", "actor_rollout_ref.model")
 
@@ -130,13 +134,15 @@ def identity_of(config: DictConfig, *, ranks: int, device: str) -> Identity:
         device: that they train on.
     """
     values = flat(config)
-    named = {key for key in values if key in FILES or _names_model(key)}
+    named = {key for key in values if _matches(key, FILES) or _names_model(key)}
     kept = {key: value for key, value in values.items() if key not in named and not _matches(key, FREE)}
     # The published reduction is a mean over micro-batches: their size is part of it.
     strict = MICRO_BATCHES if OmegaConf.select(config, "objective.reduction") == "published" else ()
     rounding = {key: kept.pop(key) for key in list(kept) if _matches(key, ROUNDING) and not _matches(key, strict)}
     kept |= {"number of ranks": ranks, "trainer.device": device}
-    contents = {key: Content(values[key], _of_files(values[key])) for key in FILES if values.get(key)}
+    contents = {
+        key: Content(values[key], _of_files(values[key])) for key in values if _matches(key, FILES) and values[key]
+    }
     for group in MODEL_GROUPS:
         if OmegaConf.select(config, f"{group}.path") is not None:
             contents |= _of_model(group, OmegaConf.select(config, group))
