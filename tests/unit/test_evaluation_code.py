@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.endpoint import endpoint, reply
 from tests.support.evaluation import start
+from tests.support.isolation import isolated
 from tests.support.launch import wait_until
 from tests.support.tiny_model import byte_tokenizer
 from verl_ext.data.code_rows import humaneval_rows
@@ -29,10 +30,6 @@ from verl_ext.reward.code import store
 from verl_ext.reward.code.options import CodeOptions
 from verl_ext.reward.grader import grade
 from verl_ext.reward.pool import GraderPool
-from verl_ext.sandbox import landlock, seccomp
-
-lacking = landlock.why_unavailable() or seccomp.why_unavailable()
-isolated = pytest.mark.skipif(lacking is not None, reason=f"no isolation works here: {lacking}")
 
 FORMAT = "Please place the solution code in the following format:\n```python\n# Your solution code here\n```"
 HEADER = "Solve the problem starting with the provided function header.\n\nFunction header:\n```\nclass S:\n```\n\n"

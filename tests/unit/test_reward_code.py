@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from tests.support.isolation import LACKS, isolated, require
 from verl_ext.errors import ConfigError
 from verl_ext.reward.code.compare import same_output, same_value
 from verl_ext.reward.code.grade import grade_code, last_block
@@ -14,13 +15,11 @@ from verl_ext.reward.code.tests import MalformedTests, read_tests
 from verl_ext.reward.grader import grade
 from verl_ext.reward.pool import GraderPool
 from verl_ext.reward.sources import check_source
-from verl_ext.sandbox import landlock, seccomp
+from verl_ext.sandbox import landlock, namespaces
 from verl_ext.sandbox.limits import Limits
 from verl_ext.sandbox.pool import SandboxPool
 from verl_ext.sandbox.slot import Run, Slot
 
-lacking = landlock.why_unavailable() or seccomp.why_unavailable()
-isolated = pytest.mark.skipif(lacking is not None, reason=f"no isolation works here: {lacking}")
 DOUBLES = json.dumps(
     {"form": "stdin", "inputs": [f"{n}\n" for n in range(12)], "outputs": [f"{2 * n}\n" for n in range(12)]}
 )
@@ -31,9 +30,11 @@ def answer(code: str) -> str:
     return f"Let me think.</think>\n```python\n{code}\n```\nDone."
 
 
-@pytest.fixture(scope="module")
-def run():
-    sandbox = SandboxPool(1, Limits(cpu_s=1, wall_s=3, memory_mb=256))
+@pytest.fixture(scope="module", params=list(LACKS))
+def run(request):
+    """In one slot of each isolation."""
+    require(request.param)
+    sandbox = SandboxPool(1, Limits(cpu_s=1, wall_s=3, memory_mb=256), request.param)
     yield sandbox.run
     sandbox.close()
 
@@ -188,5 +189,6 @@ def test_reward_manager_grades_programs():
 
 def test_source_of_code_is_refused_where_nothing_isolates(monkeypatch):
     monkeypatch.setattr(landlock, "why_unavailable", lambda: "the kernel has no Landlock (ENOSYS)")
+    monkeypatch.setattr(namespaces, "why_unavailable", lambda: "bubblewrap is not installed")
     with pytest.raises(ConfigError, match="no Landlock"):
         check_source("code", has_judge=False, evaluating_scorers=())

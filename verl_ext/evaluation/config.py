@@ -20,6 +20,7 @@ from verl_ext.reward.policy import POLICIES, GradingPolicy
 from verl_ext.reward.scorers import check_names
 from verl_ext.rollout.requests import SamplingParams
 from verl_ext.sandbox.pool import SANDBOXES
+from verl_ext.sandbox.remote import REMOTE
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 ENGINES = ("vllm", "sglang", "openai", "transformers")
@@ -78,6 +79,7 @@ class EvaluationConfig:
     code_memory_mb: int = _key(1024, "programs: address space")
     code_comparison: str = _key("lcb", f"programs: of standard output, one of {', '.join(COMPARISONS)}")
     code_sandbox: str = _key("auto", f"programs: the isolation, one of {', '.join(SANDBOXES)}")
+    code_url: str | None = _key(None, f"programs: with code_sandbox={REMOTE}, the service without /run_code")
     after_think: bool = _key(False, "grade only what follows the last </think>")
     rm_scores: str | None = _key(None, "JSON lines with benchmark, problem, sample, score of a reward model, for rm@k")
 
@@ -147,6 +149,7 @@ class EvaluationConfig:
             memory_mb=self.code_memory_mb,
             comparison=self.code_comparison,
             sandbox=self.code_sandbox,
+            url=self.code_url or "",
             tests_dirs=(str(self.tests_dir),),
             key="code_",
         )

@@ -31,10 +31,13 @@ from verl_ext.evaluation.prompts import Prompt, PromptBuilder
 from verl_ext.evaluation.run_identity import Run, require_same_run, run_of
 from verl_ext.evaluation.store import Lines, key_of, samples_file
 from verl_ext.model_folder import read_hf_config
+from verl_ext.reward.code import store
+from verl_ext.reward.code.tests import MalformedTests, read_tests, require_place
 from verl_ext.reward.pool import GraderPool
 from verl_ext.reward.scorers import require_allowed
 from verl_ext.reward.sources import rule_for
 from verl_ext.sandbox.pool import choose
+from verl_ext.sandbox.remote import REMOTE
 
 SEED_LIMIT = 2**31
 """Servers of other makes take no larger seed."""
@@ -106,11 +109,25 @@ def _load(name: str, source: str, config: EvaluationConfig) -> list[Problem]:
     for data_source in sorted({problem.data_source for problem in problems}):
         require_allowed(rule_for(data_source).task, config.evaluating_scorers)
         if rule_for(data_source).extraction == "code":
-            choose(config.code_sandbox)
+            choose(config.code_sandbox, config.code_url or "")
+            _require_place(problems, config)
     published = BENCHMARKS[name].problems if name in BENCHMARKS else CODE_BENCHMARKS.get(name)
     if published is not None and len(problems) != published:
         print(f"{name}: {len(problems)} problems; the published file has {published}", file=sys.stderr)
     return problems
+
+
+def _require_place(problems: Sequence[Problem], config: EvaluationConfig) -> None:
+    """Raises:
+    ConfigError: programs with tests that the sandbox cannot run.
+    """
+    for problem in problems if config.code_sandbox == REMOTE else ():
+        try:
+            require_place(read_tests(store.get(str(problem.gold), config.code_options.tests_dirs)), REMOTE)
+        except MalformedTests as error:
+            raise ConfigError(
+                "code_sandbox", given=REMOTE, expected=f"another one for {problem.name} ({error})"
+            ) from None
 
 
 def _context_length(config: EvaluationConfig, model_path: str) -> int | None:

@@ -63,7 +63,7 @@ class MathVerifyPoolRewardManager(RewardManagerBase):
             column=data.get("reward_fn_key", "data_source"),
             has_judge=self.judge is not None,
             evaluating_scorers=self.options.evaluating_scorers,
-            sandbox=self._code_options.sandbox,
+            code=self._code_options,
         )
         drops = _drops_no_verdict(self.options, config)
         self.watch = FailureWatch(self.options.warn_share, "are dropped" if drops else "are rewarded as wrong")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from verl_ext.errors import ConfigError, nearest
+from verl_ext.reward.code.options import CodeOptions
 from verl_ext.reward.policy import STRICT, GradingPolicy
 from verl_ext.reward.scorers import PREFIX as REASONING_GYM_PREFIX
 from verl_ext.reward.scorers import require_allowed
@@ -85,6 +86,9 @@ SOURCES: dict[str, SourceRule] = {
 }  # fmt: skip
 
 
+_BY_DEFAULT = CodeOptions()
+
+
 def rule_for(data_source: str) -> SourceRule:
     """The rule of a data source.
 
@@ -108,7 +112,7 @@ def check_data_files(
     column: str,
     has_judge: bool,
     evaluating_scorers: Collection[str] = (),
-    sandbox: str = "auto",
+    code: CodeOptions = _BY_DEFAULT,
 ) -> None:
     """Check every data source named in the parquet files of a run, before anything heavy starts.
 
@@ -117,17 +121,19 @@ def check_data_files(
         column: the column that names the source.
         has_judge: whether a remote judge is configured.
         evaluating_scorers: reasoning-gym tasks whose scorer may run text as Python.
-        sandbox: the isolation of programs, by name.
+        code: how programs are run.
 
     Raises:
         ConfigError: a source that no rule covers, that needs a judge where there is none, whose scorer may not run, or
             whose programs could not be isolated on this machine.
     """
     for name in sorted(set().union(*(_sources_in(path, column) for path in local_files(files)))):
-        check_source(name, has_judge=has_judge, evaluating_scorers=evaluating_scorers, sandbox=sandbox)
+        check_source(name, has_judge=has_judge, evaluating_scorers=evaluating_scorers, code=code)
 
 
-def check_source(name: str, *, has_judge: bool, evaluating_scorers: Collection[str], sandbox: str = "auto") -> None:
+def check_source(
+    name: str, *, has_judge: bool, evaluating_scorers: Collection[str], code: CodeOptions = _BY_DEFAULT
+) -> None:
     """Whether a run with these options can grade a data source.
 
     Raises:
@@ -137,7 +143,7 @@ def check_source(name: str, *, has_judge: bool, evaluating_scorers: Collection[s
     if rule.extraction == "judge" and not has_judge:
         raise ConfigError("reward.reward_kwargs.judge", given=None, expected=f"a judge, for data source {name!r}")
     if rule.extraction == "code":
-        choose(sandbox)
+        choose(code.sandbox, code.url)
     require_allowed(rule.task, evaluating_scorers, "reward.reward_kwargs.evaluating_scorers")
 
 

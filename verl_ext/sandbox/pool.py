@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from verl_ext.errors import ConfigError
 from verl_ext.sandbox import landlock, namespaces, seccomp
 from verl_ext.sandbox.limits import Limits
-from verl_ext.sandbox.remote import Remote
+from verl_ext.sandbox.remote import REMOTE, Remote
 from verl_ext.sandbox.slot import Job, Run, Slot, SlotError
 
 ISOLATIONS = {
@@ -17,7 +17,6 @@ ISOLATIONS = {
     "landlock": lambda: landlock.why_unavailable() or seccomp.why_unavailable(),
 }
 """Isolation on this machine -> why it cannot be had, or None; in the order in which `auto` tries them."""
-REMOTE = "remote"
 SANDBOXES = ("auto", *ISOLATIONS, REMOTE)
 MAX_ATTEMPTS = 3
 RUNS_PER_SLOT = 2000

@@ -18,6 +18,8 @@ from verl_ext.sandbox.limits import Limits
 from verl_ext.sandbox.prelude import BY_EXIT, COMPILE_ERROR, MEMORY, NO_FUNCTION, PRELUDE
 from verl_ext.sandbox.slot import Job, Run, SlotError
 
+REMOTE = "remote"
+"""Its name among the sandboxes."""
 _SERVICE_S = 30.0
 """For the service's own work and its queue, beyond the program's time."""
 _MORE_BYTES = 1 << 20

@@ -14,10 +14,11 @@ from dataclasses import replace
 from verl_ext.reward.code import store
 from verl_ext.reward.code.compare import COMPARISONS, same_output, same_value
 from verl_ext.reward.code.options import CodeOptions
-from verl_ext.reward.code.tests import Asserts, MalformedTests, read_tests
+from verl_ext.reward.code.tests import Asserts, MalformedTests, read_tests, require_place
 from verl_ext.reward.grading import Grade
 from verl_ext.sandbox.checker import NOT_A_VERDICT
 from verl_ext.sandbox.pool import SandboxPool
+from verl_ext.sandbox.remote import REMOTE
 from verl_ext.sandbox.slot import Job, Run
 
 DEFAULTS = CodeOptions()
@@ -128,6 +129,8 @@ class CodeGrader:
     def _grade(self, response: str, gold: str) -> Grade:
         try:
             tests = store.get(gold, self._options.tests_dirs)
+            if self._options.sandbox == REMOTE:
+                require_place(read_tests(tests), REMOTE)
         except MalformedTests as error:
             return Grade(False, None, "unparsable_gold", 0.0, str(error), is_program=True)
         found = grade_code(response, tests, self._sandbox.run, same=COMPARISONS[self._options.comparison])

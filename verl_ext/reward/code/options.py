@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from verl_ext.errors import ConfigError
 from verl_ext.reward.code.compare import COMPARISONS
 from verl_ext.sandbox.limits import Limits
-from verl_ext.sandbox.pool import REMOTE, SANDBOXES
+from verl_ext.sandbox.pool import SANDBOXES
+from verl_ext.sandbox.remote import REMOTE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,9 @@ class CodeOptions:
             if given not in known:
                 raise ConfigError(f"{self.key}{name}", given=given, expected=f"one of {', '.join(known)}")
         if (self.sandbox == REMOTE) != bool(self.url):
-            expected = "the service's URL, with sandbox=remote" if self.sandbox == REMOTE else "nothing without sandbox=remote"
+            expected = (
+                "the service's URL, with sandbox=remote" if self.sandbox == REMOTE else "nothing without sandbox=remote"
+            )
             raise ConfigError(f"{self.key}url", given=self.url, expected=expected)
         if self.url and not self.url.startswith(("http://", "https://")):
             raise ConfigError(f"{self.key}url", given=self.url, expected="a URL that starts with http:// or https://")

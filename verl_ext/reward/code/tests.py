@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from verl_ext.sandbox.remote import REMOTE
 from verl_ext.sandbox.slot import Checker
 
 FORMS = ("stdin", "call", "asserts")
@@ -82,6 +83,16 @@ def read_tests(gold: str) -> Tests | Asserts:
         if len(text) > MAX_TEST_BYTES or len(str(tests.expected[index])) > MAX_TEST_BYTES:
             raise MalformedTests(f"tests: number {index} is over 64 MB")
     return tests
+
+
+def require_place(tests: Tests | Asserts, sandbox: str) -> None:
+    """Refuse tests that the sandbox of this name cannot run.
+
+    Raises:
+        MalformedTests: tests that are code, which need two processes beside each other, at a service that has one.
+    """
+    if sandbox == REMOTE and isinstance(tests, Asserts):
+        raise MalformedTests(f"tests: form asserts needs a sandbox on this machine, not sandbox={REMOTE}")
 
 
 def _asserts(data: Mapping[str, Any]) -> Asserts:

@@ -15,7 +15,7 @@ from verl_ext.errors import ConfigError, DataError, UserError
 from verl_ext.model_folder import require_model_folder
 from verl_ext.reward.code import store
 from verl_ext.reward.code.options import CodeOptions
-from verl_ext.reward.code.tests import MalformedTests, read_tests
+from verl_ext.reward.code.tests import MalformedTests, read_tests, require_place
 from verl_ext.reward.judge.config import JudgeConfig, read_judge
 from verl_ext.reward.options import RewardOptions
 from verl_ext.reward.sources import SOURCES, check_source, rule_for
@@ -168,7 +168,7 @@ def check_files(config: DictConfig, *, max_rows: int | None = None) -> None:
         for path in paths:
             sources |= _check_rows(path, config.data, max_rows, _Answers(code, judge) if graded_here else None)
         for source in sorted(sources) if graded_here else ():
-            check_source(source, has_judge=judge is not None, evaluating_scorers=scorers, sandbox=code.sandbox)
+            check_source(source, has_judge=judge is not None, evaluating_scorers=scorers, code=code)
 
 
 def _required_answer(path: str, row: int, columns: dict[str, Any]) -> Any:
@@ -199,7 +199,8 @@ class _Answers:
         answer = _required_answer(path, row, columns)
         if how == "code":
             try:
-                read_tests(store.get(str(answer), (*self._code.tests_dirs, store.folder_beside(path))))
+                tests = read_tests(store.get(str(answer), (*self._code.tests_dirs, store.folder_beside(path))))
+                require_place(tests, self._code.sandbox)
             except MalformedTests as error:
                 raise row_error(path, row, f"reward_model.ground_truth: {error}") from None
 
