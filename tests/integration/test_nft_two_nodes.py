@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.isolation import isolated
 from tests.support.launch import finish, free_port
-from tests.support.online import logged, prepare, ray_folder, start
+from tests.support.online import answers, logged, prepare, ray_folder, start
+from tests.support.parity import PROGRAM, PROGRAMMING, save_guesser, write_programming_problems
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -58,16 +60,28 @@ def cluster(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_training_on_two_ray_nodes(cluster, tmp_path):
+@isolated
+def test_training_on_two_ray_nodes_with_programs_as_answers(cluster, tmp_path):
     arguments = prepare(tmp_path)
     run, log = tmp_path / "run", tmp_path / "log"
     more = ["trainer.nnodes=2", "trainer.n_gpus_per_node=1", "trainer.device=cpu", "trainer.total_training_steps=3"]
+    more += [
+        f"actor_rollout_ref.model.path={save_guesser(tmp_path / 'programmer', answer=PROGRAM, numbers=PROGRAMMING)}",
+        f"data.train_files={write_programming_problems(tmp_path / 'programs' / 'train.parquet', copies=4)}",
+        "data.val_files=null",
+        "data.max_response_length=20",
+        "+reward.reward_kwargs.code.cpu_s=1",
+    ]
     key = secrets.token_hex(20)
     process = start([*arguments, *more], run, log, None, RAY_ADDRESS=cluster, JUDGE_API_KEY=key)
     assert finish(process) == 0, log.read_text()
     metrics = logged(run)
     assert len(metrics) == 3
-    assert all(entry["actor/grad_norm"] > 0 for entry in metrics.values())
+    assert all(entry["actor/grad_norm"] > 0 and 0 < entry["reward/acc"] < 1 for entry in metrics.values())
+    assert all(entry["reward/code/wrong_answer"] > 0.05 for entry in metrics.values())
+    rows = answers(run, 1)
+    assert {row["grade_status"] for row in rows} <= {"ok", "no_answer"}
+    assert {row["acc"] for row in rows if row["grade_program"] == "passed"} == {1.0}
     assert (run / "global_step_3" / "model_world_size_2_rank_1.pt").exists()
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [path for path in written if key.encode() in path.read_bytes()]

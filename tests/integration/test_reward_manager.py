@@ -1,12 +1,14 @@
 """The reward manager in verl's own reward loop, and its grader actor under kill -9."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
 import sys
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -18,8 +20,10 @@ from verl.experimental.reward_loop import RewardLoopManager
 from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
 from verl.trainer.ppo.reward import load_reward_manager
 
+from tests.support.isolation import isolated
 from tests.support.local_ray import local_ray
 from verl_ext.errors import ConfigError
+from verl_ext.reward.code.options import CodeOptions
 from verl_ext.reward.grading import prepare
 from verl_ext.reward.manager import NAME, MathVerifyPoolRewardManager
 from verl_ext.reward.metrics import grade_metrics
@@ -59,7 +63,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster():
-    with local_ray():
+    with local_ray({"sandbox": 1.0}):
         yield
 
 
@@ -181,6 +185,37 @@ def test_killed_grader_actor_loses_no_answer(cluster):
         ("ok", False),
     ] * 2
     assert new_pid != pid
+
+
+@isolated
+def test_killed_grader_actor_loses_no_program(cluster):
+    graders = NodeGraders(RewardOptions(workers=2, timeout_s=2.5), CodeOptions(resource="sandbox"))
+    tests = json.dumps({"form": "stdin", "inputs": ["1"] * 4, "outputs": ["2"] * 4})
+    codes = ["import time; time.sleep(0.2); print(2)", "print(1)", "print(2)", "1 / 0"] * 2
+
+    async def main():
+        pid = await graders.pid()
+        tasks = [asyncio.create_task(graders.grade_program(f"```python\n{code}\n```", tests)) for code in codes]
+        await asyncio.sleep(0.8)
+        slots = [p for p in psutil.Process(pid).children(recursive=True) if "runner.py" in " ".join(p.cmdline())]
+        assert slots
+        os.kill(pid, signal.SIGKILL)
+        return pid, slots, await asyncio.gather(*tasks), await graders.pid()
+
+    pid, slots, grades, new_pid = asyncio.run(main())
+    assert [(grade.status, grade.correct, grade.detail) for grade in grades] == [
+        ("ok", True, ""),
+        ("ok", False, "wrong_answer"),
+        ("ok", True, ""),
+        ("ok", False, "runtime_error"),
+    ] * 2
+    assert new_pid != pid
+    assert not psutil.wait_procs(slots, timeout=10)[1], "slots of the killed actor live on"
+
+
+def test_a_resource_that_no_machine_has_is_refused(cluster):
+    with pytest.raises(ConfigError, match="code.resource: got 'nowhere'"):
+        NodeGraders(RewardOptions(), CodeOptions(resource="nowhere"))
 
 
 def test_unknown_key_source_and_double_reward_function_stop_the_manager(tokenizer, tmp_path):

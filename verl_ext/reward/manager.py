@@ -21,6 +21,7 @@ from verl.utils.reward_score import default_compute_score
 from verl_ext.errors import ConfigError
 from verl_ext.reward import turns
 from verl_ext.reward.code.grade import shared_code_grader
+from verl_ext.reward.code.options import CodeOptions
 from verl_ext.reward.code.store import folder_beside
 from verl_ext.reward.grading import Grade, Undecided, prepare
 from verl_ext.reward.judge.config import read_judge
@@ -67,7 +68,7 @@ class MathVerifyPoolRewardManager(RewardManagerBase):
         )
         drops = _drops_no_verdict(self.options, config)
         self.watch = FailureWatch(self.options.warn_share, "are dropped" if drops else "are rewarded as wrong")
-        self._graders = _graders_of(self.options)
+        self._graders = _graders_of(self.options, self._code_options)
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         """Grade the last sequence of `data`: its whole response, or what its loop says is the answer (`turns`).
@@ -94,8 +95,7 @@ class MathVerifyPoolRewardManager(RewardManagerBase):
         extra_info = row.get("extra_info") or {}
         extraction = rule_for(data_source).extraction
         if extraction == "code":
-            grader = await asyncio.to_thread(shared_code_grader, self.options.workers, self._code_options)
-            return await asyncio.wrap_future(grader.submit(response, str(gold)))
+            return await self._graders.grade_program(response, str(gold))
         if extraction == "judge":
             if self.judge is None:
                 raise ConfigError(f"{PREFIX}.judge", given=None, expected=f"a judge for data source {data_source!r}")
@@ -116,13 +116,18 @@ class MathVerifyPoolRewardManager(RewardManagerBase):
 class _LocalGraders:
     """Worker processes of this process, for use without Ray."""
 
-    def __init__(self, options: RewardOptions) -> None:
+    def __init__(self, options: RewardOptions, code: CodeOptions) -> None:
         from verl_ext.reward.pool import shared_pool
 
+        self._workers, self._code = options.workers, code
         self._pool = shared_pool(options.workers, options.timeout_s, options.memory_mb, options.evaluating_scorers)
 
     async def decide(self, undecided: Undecided) -> Grade:
         return await asyncio.wrap_future(self._pool.send(undecided))
+
+    async def grade_program(self, response: str, gold: str) -> Grade:
+        grader = await asyncio.to_thread(shared_code_grader, self._workers, self._code)
+        return await asyncio.wrap_future(grader.submit(response, gold))
 
 
 def _drops_no_verdict(options: RewardOptions, config: Any) -> bool:
@@ -141,12 +146,12 @@ def _drops_no_verdict(options: RewardOptions, config: Any) -> bool:
     return options.on_no_verdict == "drop"
 
 
-def _graders_of(options: RewardOptions) -> Any:
+def _graders_of(options: RewardOptions, code: CodeOptions) -> Any:
     if not ray.is_initialized():
-        return _LocalGraders(options)
+        return _LocalGraders(options, code)
     from verl_ext.reward.node_graders import NodeGraders
 
-    return NodeGraders(options)
+    return NodeGraders(options, code)
 
 
 def _judge_of(options: RewardOptions) -> Judge | None:

@@ -27,6 +27,8 @@ class CodeOptions:
     """The isolation, by name; `auto` takes what works here."""
     url: str = ""
     """With `remote`: the service, without `/run_code`."""
+    resource: str = ""
+    """In a run on Ray: programs are run on the machines that have this resource; empty for each on its own machine."""
     tests_dirs: tuple[str, ...] = ()
     """Folders of stored tests (`store`)."""
 
