@@ -123,18 +123,18 @@ def test_what_does_not_compute_is_wrong_and_the_next_program_is_right(run, name)
 def test_program_s_process_is_started_before_the_tests_are_sent(monkeypatch, run):
     """What the program's memory can hold is what was sent before the slot said that its process is there."""
     events = []
-    send, read = Slot._send, Slot._read_line
+    write, read = Slot._write, Slot._read_line
 
-    def sending(self, message):
-        events.append(("sent", json.dumps(message)))
-        send(self, message)
+    def writing(self, message, deadline):
+        events.append(("sent", message.decode()))
+        write(self, message, deadline)
 
     def reading(self, timeout_s):
         line = read(self, timeout_s)
         events.append(("read", line.decode()))
         return line
 
-    monkeypatch.setattr(Slot, "_send", sending)
+    monkeypatch.setattr(Slot, "_write", writing)
     monkeypatch.setattr(Slot, "_read_line", reading)
     run(Job("def f(x): return 2 * x", checker=Checker("", "assert f('in') == 'a-secret-value'", ("f",), False)))
     kinds = [(kind, "a-secret-value" in text) for kind, text in events]

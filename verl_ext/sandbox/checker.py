@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from verl_ext.sandbox.plain import decode, encode
+from verl_ext.sandbox.prelude import GONE
 
 NOT_A_VERDICT = "broken"
 
@@ -39,7 +40,7 @@ class Dialogue:
     def conclude(self, verdict: str, detail: str = "") -> NoReturn:
         """Write `passed`, `wrong_answer`, `runtime_error`, `no_function`, `gone` or `broken`, and end the process."""
         os.write(self._result, json.dumps({"verdict": verdict, "detail": detail}).encode())
-        os._exit(0)
+        os._exit(GONE if verdict == "gone" else 0)
 
     def conclude_from(self, error: BaseException) -> NoReturn:
         """The verdict of tests that ended with an error: before the first call it is their own."""

@@ -12,5 +12,7 @@ PRELUDE = "\n".join(
 )
 """Solutions of competitions count on these, since the sites that they come from import them."""
 COMPILE_ERROR, MEMORY, NO_FUNCTION = 91, 92, 93
+GONE = 94
+"""Of tests: the program is gone; its own exit code says how."""
 BY_EXIT = {COMPILE_ERROR: "compile_error", MEMORY: "memory_limit", NO_FUNCTION: "no_function"}
 """Exit code -> status; any other but 0 is a runtime error."""

@@ -1,11 +1,15 @@
-"""The program inside, which forks a keeper for each job, and that one the program.
+"""The program inside, which forks a child for each job.
 
 It is started as `python -I -S runner.py ROOT ISOLATION PATH ...`; with `landlock` it gives up all files but those below
 the paths, with `namespaces` there are no others.
 
-A line of JSON in: code, input, fn_name ("" for a program that reads standard input), limits. A line of JSON out: the
-fields of `slot.Run`. It never learns what the right output is. Where tests are code (`checked`), the program's process
-is started, said with `{"tests": true}`, and only then are they sent, to a process of their own.
+It never learns what the right output is, and it never has a job in its memory, of which every child is a copy: a child
+reads its own job from the pipe, and what it wrote is passed on by the kernel. So a program finds nothing of earlier ones.
+
+In come a head of `HEAD_BYTES` (JSON: the sizes of what follows, the limits, `checked`), code, name of the function (empty
+for a program that reads standard input) and input; out comes a line of JSON (status, seconds, size) and so many bytes of
+output. Where tests are code (`checked`), the program's child is started, said with `{"tests": true}`, and only then are
+they sent, behind a head of their own, to another child.
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ sys.modules["verl_ext"] = _package
 from verl_ext.sandbox import filters, landlock, seccomp
 from verl_ext.sandbox.candidate import answer_calls, call_once
 from verl_ext.sandbox.checker import Dialogue, check
-from verl_ext.sandbox.prelude import BY_EXIT, COMPILE_ERROR, MEMORY, NO_FUNCTION, PRELUDE
+from verl_ext.sandbox.prelude import BY_EXIT, COMPILE_ERROR, GONE, MEMORY, NO_FUNCTION, PRELUDE
 
 _RESULT, _CONFINED, _PIPES = 3, 4, (5, 6)
 _ABOVE_ALL = 64
@@ -59,6 +63,8 @@ _OF_PROGRAMS = {name: filters.CONFINED[name] for name in _NEEDED_HERE}
 _OF_THE_SLOT = {name: rule for name, rule in filters.CONFINED.items() if name not in _OF_PROGRAMS}
 _LEAVE_S = 5.0  # for a process whose pipe is closed to end
 _PR_SET_PDEATHSIG = 1
+_CHUNK = 1 << 20
+HEAD_BYTES = 1024
 
 
 def serve() -> None:
@@ -73,140 +79,159 @@ def serve() -> None:
     gc.collect()
     gc.freeze()
     _send({"ready": True})
-    while select.select([0], [], []):
-        # Another process reads the job, so that a program finds nothing of earlier ones in the memory it starts with.
-        keeper = os.fork()
-        if keeper == 0:
-            status = 1
-            try:
-                libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-                status = _keep(namespace, libc)
-            finally:
-                os._exit(status)
-        if os.waitpid(keeper, 0)[1]:
-            return
+    while head := _read_head():
+        (_run_checked if head["checked"] else _run)(head, namespace, libc)
 
 
-def _keep(namespace: dict[str, Any], libc: ctypes.CDLL) -> int:
-    """Read one job, see it through and answer; 1 where the host has closed the pipe."""
-    line = _read_line()
-    if not line:
-        return 1
-    job = json.loads(line)
-    _send((_run_checked if job["checked"] else _run)(job, namespace, libc))
-    return 0
-
-
-def _read_line() -> bytes:
-    """The next line; empty where the host has closed the pipe."""
+def _read(count: int) -> bytes:
+    """The next bytes; fewer where the host has closed the pipe."""
     parts: list[bytes] = []
-    while not parts or not parts[-1].endswith(b"\n"):
-        part = os.read(0, 1 << 20)
-        if not part:
-            return b""
+    while count and (part := os.read(0, min(count, _CHUNK))):
         parts.append(part)
+        count -= len(part)
     return b"".join(parts)
 
 
-def _send(answer: dict[str, Any]) -> None:
+def _read_head() -> dict[str, Any] | None:
+    """The next head; None where the host has closed the pipe."""
+    head = _read(HEAD_BYTES)
+    return json.loads(head) if len(head) == HEAD_BYTES else None
+
+
+def _send(answer: dict[str, Any], output: int = -1) -> None:
+    """Write a line, and behind it the first `answer["size"]` bytes of a file."""
     view = memoryview(json.dumps(answer).encode() + b"\n")
     while view:
         view = view[os.write(1, view) :]
+    done = 0
+    while done < answer.get("size", 0):
+        done += os.sendfile(1, output, done, answer["size"] - done)
 
 
-def _run(job: dict[str, Any], namespace: dict[str, Any], libc: ctypes.CDLL) -> dict[str, Any]:
+def _run(head: dict[str, Any], namespace: dict[str, Any], libc: ctypes.CDLL) -> None:
     """One program, on one input or with one call."""
-    limits, name = job["limits"], job["fn_name"]
+    limits = head["limits"]
     files = _files()
-    with open(files[0], "wb", closefd=False) as stream:
-        stream.write(job["input"].encode("utf-8", "surrogatepass"))
-    os.lseek(files[0], 0, os.SEEK_SET)
 
-    def call(module: dict[str, Any]) -> int:
-        try:
-            return 0 if call_once(module, name, job["input"], _RESULT) else NO_FUNCTION
-        except TypeError:
-            return 1
+    def work(code: str, name: str) -> int:
+        def call(module: dict[str, Any]) -> int:
+            try:
+                # From its beginning, wherever the program has read to.
+                arguments = os.pread(0, head["input"], 0).decode("utf-8", "surrogatepass")
+                return 0 if call_once(module, name, arguments, _RESULT) else NO_FUNCTION
+            except TypeError:
+                return 1
 
+        return _execute(code, namespace, call if name else None)
+
+    child = _Child(lambda: _read_program(head, files[0]), work, files, limits, libc)
     started = time.monotonic()
-    child = _Child(lambda: _execute(job["code"], namespace, call if name else None), files, limits, libc)
     late = not child.ends_within(limits["wall_s"])
     status, cpu = child.end(late)
-    size = limits["output_kb"] * 1024
-    output = os.pread(files[3 if name else 1], size, 0).decode("utf-8", "replace") if status == "ok" else ""
+    _answer(status, cpu, started, files[3 if head["name"] else 1], limits)
     _close(files)
-    return {"status": status, "cpu_s": cpu, "wall_s": time.monotonic() - started, "output": output}
 
 
-def _run_checked(job: dict[str, Any], namespace: dict[str, Any], libc: ctypes.CDLL) -> dict[str, Any]:
+def _read_program(head: dict[str, Any], input_file: int) -> tuple[str, str]:
+    """Code and function of the job in the pipe; its input goes to the file. Of the child."""
+    code, name = (_read(head[part]) for part in ("code", "name"))
+    left = head["input"]
+    while left and (part := _read(min(left, _CHUNK))):
+        left -= len(part)
+        while part:
+            part = part[os.write(input_file, part) :]
+    if left or len(code) + len(name) < head["code"] + head["name"]:  # the host is gone
+        os._exit(1)
+    os.lseek(input_file, 0, os.SEEK_SET)
+    return code.decode("utf-8", "surrogatepass"), name.decode("utf-8", "surrogatepass")
+
+
+def _answer(status: str, cpu: float, started: float, output: int, limits: dict[str, Any]) -> None:
+    size = min(os.fstat(output).st_size, limits["output_kb"] * 1024) if status == "ok" else 0
+    _send({"status": status, "cpu_s": cpu, "wall_s": time.monotonic() - started, "size": size}, output)
+
+
+def _run_checked(head: dict[str, Any], namespace: dict[str, Any], libc: ctypes.CDLL) -> None:
     """One program and tests that call it, in two processes.
 
     The tests are read when the program's process is there already: it has never had them in its memory.
     """
-    limits = job["limits"]
-    started = time.monotonic()
+    limits = head["limits"]
     requests, replies = os.pipe(), os.pipe()
     program_files, tests_files = _files(), _files()
 
-    def answer(module: dict[str, Any]) -> int:
-        answer_calls(module, *_PIPES)
-        return 0
+    def work(code: str, name: str) -> int:
+        def answer(module: dict[str, Any]) -> int:
+            answer_calls(module, *_PIPES)
+            return 0
+
+        return _execute(code, namespace, answer)
 
     program = _Child(
-        lambda: _execute(job["code"], namespace, answer),
+        lambda: _read_program(head, program_files[0]),
+        work,
         [*program_files, requests[0], replies[1]],
         limits,
         libc,
     )
     _close([requests[0], replies[1]])
     _send({"tests": True})
-    checker = json.loads(_read_line())
+    tests_head = _read_head()
+    if tests_head is None:
+        os._exit(1)
     tests = _Child(
-        lambda: check(Dialogue(*_PIPES, _RESULT, limits["output_kb"] * 1024), namespace, **checker),
+        lambda: (json.loads(_read(tests_head["size"])),),
+        lambda checker: check(Dialogue(*_PIPES, _RESULT, limits["output_kb"] * 1024), namespace, **checker),
         [*tests_files, requests[1], replies[0]],
         limits,
         libc,
     )
+    started = time.monotonic()
     _close([requests[1], replies[0]])
     late = not tests.ends_within(limits["wall_s"])
     tests_status, tests_cpu = tests.end(late)
-    outcome = os.pread(tests_files[3], 1 << 16, 0)
-    gone = tests_status == "ok" and b'"gone"' in outcome and program.ends_within(_LEAVE_S)
+    gone = tests.code == GONE and program.ends_within(_LEAVE_S)
     status, cpu = program.end(not gone)
-    _close([*program_files, *tests_files])
     if "not_confined" in (status, tests_status):
         status = "not_confined"
     elif gone:
         status = "runtime_error" if status == "ok" else status
     elif status != "output_limit" and cpu <= limits["cpu_s"]:
         status = tests_status
-    return {
-        "status": status,
-        "cpu_s": cpu + tests_cpu,
-        "wall_s": time.monotonic() - started,
-        "output": outcome.decode("utf-8", "replace") if status == "ok" else "",
-    }
+    _answer(status, cpu + tests_cpu, started, tests_files[3], limits)
+    _close([*program_files, *tests_files])
 
 
 class _Child:
-    """A confined process that does one thing.
+    """A confined process that does one thing; there when it has read its job and given up its rights.
 
     Args:
-        work: what it does; its exit code.
+        read: takes its job out of the pipe, before it is confined.
+        work: what it does with it; its exit code.
         files: standard input, output, errors, the result, and pipes; its descriptors 0 to 3, and `_PIPES`.
         limits: see `limits.Limits`.
     """
 
-    def __init__(self, work: Callable[[], int], files: list[int], limits: dict[str, Any], libc: ctypes.CDLL) -> None:
+    def __init__(
+        self,
+        read: Callable[[], tuple[Any, ...]],
+        work: Callable[..., int],
+        files: list[int],
+        limits: dict[str, Any],
+        libc: ctypes.CDLL,
+    ) -> None:
+        self.code = 0
         self._limits = limits
         self._written = files[1:4]
         # A byte in a pipe says that the child is confined: a program can neither take it back nor pretend that it is not.
-        self._told, tell = os.pipe()
+        told, tell = os.pipe()
         self._pid = os.fork()
         if self._pid == 0:
-            _be_child(work, limits, libc, [*files[:4], tell, *files[4:]])
+            _be_child(read, work, limits, libc, [*files[:4], tell, *files[4:]])
         os.close(tell)
         self._ended = os.pidfd_open(self._pid)
+        self._confined = bool(os.read(told, 1))  # nothing where it ended before
+        os.close(told)
 
     def ends_within(self, seconds: float) -> bool:
         """Wait so long at most; where the host is gone meanwhile, nobody wants to know, and all ends here."""
@@ -220,12 +245,11 @@ class _Child:
         if kill:
             os.kill(self._pid, signal.SIGKILL)
         _, state, usage = os.wait4(self._pid, 0)
-        confined = bool(select.select([self._told], [], [], 0)[0] and os.read(self._told, 1))
-        _close([self._ended, self._told])
+        os.close(self._ended)
         size = self._limits["output_kb"] * 1024
         cpu = usage.ru_utime + usage.ru_stime
-        code = os.waitstatus_to_exitcode(state)
-        if not confined:
+        self.code = code = os.waitstatus_to_exitcode(state)
+        if not self._confined:
             return "not_confined", cpu
         if max(os.fstat(file).st_size for file in self._written) >= size:
             return "output_limit", cpu
@@ -243,15 +267,23 @@ def _close(files: list[int]) -> None:
         os.close(file)
 
 
-def _be_child(work: Callable[[], int], limits: dict[str, Any], libc: ctypes.CDLL, files: list[int]) -> None:
+def _be_child(
+    read: Callable[[], tuple[Any, ...]],
+    work: Callable[..., int],
+    limits: dict[str, Any],
+    libc: ctypes.CDLL,
+    files: list[int],
+) -> None:
     status = 1
     try:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        job = read()
         _confine(limits, libc, files)
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
         sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w", closefd=False)), encoding="utf-8")
         sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), encoding="utf-8", write_through=True)
         sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
-        status = work()
+        status = work(*job)
         sys.stdout.flush()
     except BaseException:  # noqa: BLE001 - whatever a program does, it must not go on as the runner
         status = status or 1  # what a program was to print and could not is an error
@@ -260,7 +292,6 @@ def _be_child(work: Callable[[], int], limits: dict[str, Any], libc: ctypes.CDLL
 
 
 def _confine(limits: dict[str, Any], libc: ctypes.CDLL, files: list[int]) -> None:
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.setsid()
     copies = [fcntl.fcntl(file, fcntl.F_DUPFD, _ABOVE_ALL) for file in files]
     for number, file in enumerate(copies):

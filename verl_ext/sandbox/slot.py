@@ -20,6 +20,8 @@ from verl_ext.sandbox.limits import Limits
 RunStatus = Literal[
     "ok", "runtime_error", "time_limit", "memory_limit", "output_limit", "compile_error", "no_function", "died"
 ]
+HEAD_BYTES = 1024
+"""As in the runner."""
 START_S = 30.0
 GRACE_S = 10.0
 _RUNNER = Path(__file__).with_name("runner.py")
@@ -91,6 +93,7 @@ class Slot:
             start_new_session=True,
         )
         self.pid = self._process.pid
+        self._came = b""
         try:
             self._read_line(START_S)
         except SlotError:
@@ -106,15 +109,18 @@ class Slot:
             SlotError: the slot died or is late; it is of no use any more.
         """
         checked = job.checker is not None
-        program = {"code": job.code, "input": job.input, "fn_name": job.fn_name, "checked": checked}
-        self._send({**program, "limits": asdict(limits)})
+        code, name, text = (part.encode("utf-8", "surrogatepass") for part in (job.code, job.fn_name, job.input))
+        head = {"code": len(code), "name": len(name), "input": len(text), "checked": checked}
+        self._write(_head({**head, "limits": asdict(limits)}) + code + name + text, time.monotonic() + GRACE_S)
         if checked:
             self._read_line(GRACE_S)  # the program's process is there: from now on it can no longer get the tests
-            self._send(asdict(job.checker))
+            tests = json.dumps(asdict(job.checker)).encode()
+            self._write(_head({"size": len(tests)}) + tests, time.monotonic() + GRACE_S)
         answer = json.loads(self._read_line(limits.wall_s + GRACE_S))
         if answer["status"] == "not_confined":
             raise SlotError("a child could not give up its rights")
-        return Run(**answer)
+        output = self._read(answer.pop("size"), GRACE_S).decode("utf-8", "replace")
+        return Run(**answer, output=output)
 
     def close(self) -> None:
         """Kill the process; its child dies with it."""
@@ -124,9 +130,6 @@ class Slot:
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.stderr.close()
-
-    def _send(self, message: dict[str, Any]) -> None:
-        self._write(json.dumps(message).encode() + b"\n", time.monotonic() + GRACE_S)
 
     def _write(self, message: bytes, deadline: float) -> None:
         pipe = self._process.stdin.fileno()
@@ -141,13 +144,30 @@ class Slot:
                 raise SlotError("the slot died") from None
 
     def _read_line(self, timeout_s: float) -> bytes:
+        """Up to the next newline."""
         deadline = time.monotonic() + timeout_s
-        parts: list[bytes] = []
-        while not parts or not parts[-1].endswith(b"\n"):
-            if not select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise SlotError("the slot is late")
-            part = os.read(self._process.stdout.fileno(), 1 << 20)
-            if not part:
-                raise SlotError("the slot died")
-            parts.append(part)
-        return b"".join(parts)
+        while b"\n" not in self._came:
+            self._await(deadline)
+        line, _, self._came = self._came.partition(b"\n")
+        return line
+
+    def _read(self, count: int, timeout_s: float) -> bytes:
+        """So many bytes."""
+        deadline = time.monotonic() + timeout_s
+        while len(self._came) < count:
+            self._await(deadline)
+        output, self._came = self._came[:count], self._came[count:]
+        return output
+
+    def _await(self, deadline: float) -> None:
+        if not select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise SlotError("the slot is late")
+        part = os.read(self._process.stdout.fileno(), 1 << 20)
+        if not part:
+            raise SlotError("the slot died")
+        self._came += part
+
+
+def _head(values: dict[str, Any]) -> bytes:
+    """A head as the runner reads it: JSON, as long as every other."""
+    return json.dumps(values).encode().ljust(HEAD_BYTES)
