@@ -95,7 +95,7 @@ def test_rows_can_be_chosen_and_a_wrong_name_is_refused():
     of_code = published_rows("AceReason", ["livecodebench-v5"])
     assert [row.results["livecodebench-v5"][1] for row in of_code] == [51.8, 61.1, 48.8, 57.2]
     assert published_rows("none", PAPER) == [] == published_rows("all", ["gsm8k"])
-    with pytest.raises(ConfigError, match="papers: got 'PPO', expected all, none, or some of DFT, .*NFT"):
+    with pytest.raises(ConfigError, match="papers: got 'PPO', expected all, none, or some of AceReason, DFT, .*NFT"):
         published_rows("PPO", PAPER)
     assert all(row["source"] for row in json.loads(RESULTS_FILE.read_text()))
 
