@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import re
 
 import pytest
 
@@ -127,6 +129,62 @@ def test_last_closed_block_behind_the_thinking_is_the_answer(response, code):
 )
 def test_outputs_compare_as_livecodebench_compares_them(output, expected, same):
     assert same_output(output, expected) is same
+
+
+def _by_hand(line: str) -> list[tuple[int, int]] | None:
+    """The numbers of a line as integer and power of ten, without zeros at the end; None where a word is no number."""
+    numbers = []
+    for word in line.split():
+        found = re.fullmatch(r"([+-]?)(\d*)\.?(\d*)(?:[eE]([+-]?\d+))?", word)
+        if not found or not found[2] + found[3]:
+            return None
+        digits, power = int(found[2] + found[3]), int(found[4] or 0) - len(found[3])
+        while digits and digits % 10 == 0:
+            digits, power = digits // 10, power + 1
+        numbers.append((-digits if found[1] == "-" else digits, power if digits else 0))
+    return numbers
+
+
+def _rules_of_livecodebench(output: str, expected: str) -> bool:
+    ours, theirs = (list(map(str.strip, text.strip().split("\n"))) for text in (output, expected))
+    for our, their in itertools.zip_longest(ours, theirs):
+        if our is None or their is None:
+            return False
+        if our != their and (_by_hand(our) is None or _by_hand(our) != _by_hand(their)):
+            return False
+    return True
+
+
+def test_comparison_is_that_of_an_implementation_with_whole_numbers_on_all_pairs():
+    words = [
+        "1",
+        "1.0",
+        "+1",
+        "-1",
+        "01",
+        "1e0",
+        "10e-1",
+        ".5",
+        "0.50",
+        "5E-1",
+        "0",
+        "-0",
+        "0.0",
+        "1.",
+        ".",
+        "e5",
+        "1,0",
+        "a",
+        "A",
+        "1/1",
+        "0x1",
+        "12345678901234567890.0",
+    ]
+    lines = [*words, "12345678901234567891", "12345678901234567890", "", " 1", "1 ", "1 .5", "1.0\t0.5", "1  a", "1 a"]
+    texts = [*lines, "1\n.5", "1\n0.5\n", "1\n\n.5", "\n1\n", "1 \r\n.5", "a\n1.0", "a \n 1", "A\n1"]
+    verdicts = {pair: same_output(*pair) for pair in itertools.product(texts, repeat=2)}
+    assert verdicts == {pair: _rules_of_livecodebench(*pair) for pair in verdicts}
+    assert 0.05 < sum(verdicts.values()) / len(verdicts) < 0.5
 
 
 def test_values_compare_as_json_and_broken_ones_are_wrong():
