@@ -54,6 +54,8 @@ PROGRAMS = {
     "closed files": ("import os; os.closerange(0, 100); os.abort()", "runtime_error"),
     "exit code": ("import sys; sys.exit(3)", "runtime_error"),
     "exit code 94 at once": ("import os; os._exit(94)", "runtime_error"),
+    "killed as the kernel kills for memory": ("import os; os.kill(os.getpid(), 9)", "memory_limit"),
+    "spare itself when memory is short": ("open('/proc/self/oom_score_adj', 'w').write('0')", "runtime_error"),
     "many files": ("import os\nwhile True: os.dup(0)", "runtime_error"),
 }
 
@@ -240,6 +242,15 @@ def test_nothing_lives_on_when_the_host_is_killed(isolation):
         host.kill()
     _, alive = psutil.wait_procs(inside, timeout=10)
     assert not alive
+
+
+def test_the_kernel_ends_a_program_before_whoever_waits_for_it(sandbox):
+    sandbox.run(Job("", ""))
+    slot, used = sandbox._slots.get()
+    sandbox._slots.put((slot, used))
+    for process in [psutil.Process(slot.pid), *_inside(slot.pid)]:
+        assert Path(f"/proc/{process.pid}/oom_score_adj").read_text() == "1000\n"
+    assert Path("/proc/self/oom_score_adj").read_text() != "1000\n"
 
 
 def test_no_isolation_is_refused_with_what_each_lacks(monkeypatch):

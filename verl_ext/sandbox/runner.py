@@ -255,6 +255,8 @@ class _Child:
             return "output_limit", cpu
         if kill or code == -signal.SIGXCPU or cpu > self._limits["cpu_s"]:
             return "time_limit", cpu
+        if code == -signal.SIGKILL:  # the kernel's, which has the program die first where memory is short
+            return "memory_limit", cpu
         return BY_EXIT.get(code, "runtime_error" if code else "ok"), cpu
 
 

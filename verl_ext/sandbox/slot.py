@@ -96,6 +96,7 @@ class Slot:
         self._came = b""
         try:
             self._read_line(START_S)
+            _die_first(self.pid)
         except SlotError:
             os.kill(self.pid, signal.SIGKILL)
             lines = self._process.stderr.read().decode(errors="replace").strip().splitlines()
@@ -166,6 +167,17 @@ class Slot:
         if not part:
             raise SlotError("the slot died")
         self._came += part
+
+
+def _die_first(pid: int) -> None:
+    """Where memory runs out, the kernel is to end a program, the largest first, and not who waits for it.
+
+    What is started from now on below the process inherits this.
+    """
+    with contextlib.suppress(OSError):  # a kernel without such files, or a process that has just ended
+        Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            _die_first(int(child))
 
 
 def _head(values: dict[str, Any]) -> bytes:
