@@ -80,6 +80,11 @@ class EvaluationConfig:
     code_comparison: str = _key("lcb", f"programs: of standard output, one of {', '.join(COMPARISONS)}")
     code_sandbox: str = _key("auto", f"programs: the isolation, one of {', '.join(SANDBOXES)}")
     code_url: str | None = _key(None, f"programs: with code_sandbox={REMOTE}, the service without /run_code")
+    judge: str | None = _key(
+        None, "proofs: a YAML file of the judge's keys (docs/rewards.md), base_url and model among them"
+    )
+    judge_base_url: str | None = _key(None, "proofs: the judge's endpoint, in place of the file's")
+    judge_model: str | None = _key(None, "proofs: the judge's name there, in place of the file's")
     after_think: bool = _key(False, "grade only what follows the last </think>")
     rm_scores: str | None = _key(None, "JSON lines with benchmark, problem, sample, score of a reward model, for rm@k")
 

@@ -26,6 +26,7 @@ from verl_ext.evaluation.checkpoints import model_folder_of
 from verl_ext.evaluation.config import EvaluationConfig
 from verl_ext.evaluation.engines import Completion, Request, make_engine
 from verl_ext.evaluation.grading import answer_of, grader_pool, submit_grade
+from verl_ext.evaluation.judging import check_judges
 from verl_ext.evaluation.progress import Progress
 from verl_ext.evaluation.prompts import Prompt, PromptBuilder
 from verl_ext.evaluation.run_identity import Run, require_same_run, run_of
@@ -43,8 +44,12 @@ SEED_LIMIT = 2**31
 """Servers of other makes take no larger seed."""
 
 
-def generate(config: EvaluationConfig) -> Run:
+def generate(config: EvaluationConfig, *, to_be_graded: bool = False) -> Run:
     """Generate what is missing of a run; returns what it is, complete.
+
+    Args:
+        config: of the evaluation.
+        to_be_graded: whether the step `score` comes next with the same keys, so that a judge has to be there.
 
     Raises:
         UserError: the input cannot work, or the folder holds another run.
@@ -54,6 +59,9 @@ def generate(config: EvaluationConfig) -> Run:
         transformers_logging.disable_progress_bar()
     sources = canonical_names(config.benchmarks)
     problems = {name: _load(name, source, config) for name, source in sources.items()}
+    if to_be_graded:
+        for loaded in problems.values():
+            check_judges(config, loaded)
     model_path = model_folder_of(config.model, Path(config.output_dir)) if config.engine != "openai" else config.model
     run = run_of(
         config,
@@ -240,9 +248,11 @@ def _checked(completions: Iterator[Completion], expected: int) -> Iterator[Compl
 def _record(
     problem: Problem, sample: int, prompt: Prompt, completion: Completion, *, completes: bool
 ) -> dict[str, Any]:
-    of_code = {"tags": dict(problem.tags), "completes": completes} if problem.is_code else {}
+    more = {"tags": dict(problem.tags), "completes": completes} if problem.is_code else {}
+    if problem.is_judged:
+        more["rubric"] = problem.rubric
     return {
-        **of_code,
+        **more,
         "problem": problem.index,
         "sample": sample,
         "question": problem.question,
@@ -266,6 +276,8 @@ class RunningVerdicts:
         self._settled: deque[bool] = deque()  # filled from the pool's threads
 
     def add(self, response: str, problem: Problem) -> None:
+        if problem.is_judged:  # one request more for each answer, for a number that is only shown
+            return
         future = submit_grade(
             self._pool, self._config, response, problem.gold, problem.data_source, tolerance=problem.tolerance
         )

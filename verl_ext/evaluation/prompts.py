@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from verl_ext.data.conversation import ConversationRenderer
+from verl_ext.data.instructions import PROOF
 from verl_ext.data.instructions import QWEN_BOXED as BOXED
 from verl_ext.data.messages import ConversationError, text_messages
 from verl_ext.errors import ConfigError, DataError, nearest
@@ -119,7 +120,7 @@ class PromptOptions:
     """A system message of one's own, which may be empty; None leaves it to the template."""
     instruction: str = "\n" + BOXED
     """Put behind a problem; not behind a prompt that the data brings itself. For programs, this default is AceReason's
-    instruction instead."""
+    instruction instead, and for proofs QED-Nano's, which stands before the problem."""
     thinking: bool | None = None
     """Handed to the template as `enable_thinking`; None leaves it to the template."""
 
@@ -230,6 +231,8 @@ class PromptBuilder:
         content = problem.question + self.options.instruction
         if problem.is_code and self.options.instruction == PromptOptions.instruction:
             content = acereason_question(problem)
+        if problem.asks_for_proof and self.options.instruction == PromptOptions.instruction:
+            content = PROOF + problem.question
         asked = {"role": "user", "content": content}
         messages = text_messages(problem.messages or [asked])
         if self.options.system_prompt is None:
