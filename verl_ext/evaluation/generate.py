@@ -23,12 +23,13 @@ from verl_ext.evaluation.benchmarks import (
     load_problems,
 )
 from verl_ext.evaluation.checkpoints import model_folder_of
-from verl_ext.evaluation.config import EvaluationConfig
+from verl_ext.evaluation.config import REASONING_CACHE, EvaluationConfig
 from verl_ext.evaluation.engines import Completion, Request, make_engine
 from verl_ext.evaluation.grading import answer_of, grader_pool, submit_grade
 from verl_ext.evaluation.judging import check_judges
 from verl_ext.evaluation.progress import Progress
 from verl_ext.evaluation.prompts import Prompt, PromptBuilder
+from verl_ext.evaluation.reasoning_cache import Chains, longest_request
 from verl_ext.evaluation.run_identity import Run, require_same_run, run_of
 from verl_ext.evaluation.store import Lines, key_of, samples_file
 from verl_ext.model_folder import read_hf_config
@@ -83,6 +84,8 @@ def generate(config: EvaluationConfig, *, to_be_graded: bool = False) -> Run:
     prompts = {problem.name: builder.build(problem) for loaded in problems.values() for problem in loaded}
     context = _context_length(config, model_path)
     _require_room(prompts, config, context)
+    if config.strategy == REASONING_CACHE:
+        longest_request(config, builder, (problem for loaded in problems.values() for problem in loaded), context)
     run.write(output_dir)
     _generate_missing(config, model_path, builder, problems, prompts, context)
     return run
@@ -202,16 +205,25 @@ def _generate_missing(
                     verdicts.add(answer_of(record), found[0])
         if not wanted:
             return
+        longest = max(len(prompts[problem.name].token_ids or ()) for problem, _ in wanted.values()) + config.max_tokens
+        longest = longest if context is None else min(longest, context)
+        asked = {chain: prompts[problem.name] for chain, (problem, _) in wanted.items()}
+        if config.strategy == REASONING_CACHE:
+            longest = longest_request(config, builder, (problem for problem, _ in wanted.values()), context) or longest
+        engine = stack.enter_context(closing(make_engine(config, model_path, builder, longest)))
+        if config.strategy == REASONING_CACHE:
+            chains = Chains(config, builder, wanted, context)
+            chains.complete(engine)
+            asked = {chain: chains.prompt(chain) for chain in wanted}
         requests = [
-            _request(request_id, config, builder, prompts[problem.name], problem, sample, context)
+            _request(request_id, config, builder, asked[request_id], problem, sample, context)
             for request_id, (problem, sample) in wanted.items()
         ]
-        longest = max(len(request.prompt.token_ids or ()) + request.params.max_tokens for request in requests)
-        engine = stack.enter_context(closing(make_engine(config, model_path, builder, longest)))
         progress = stack.enter_context(Progress("generate", total, total - len(wanted)))
         for completion in _checked(engine.generate(requests), len(wanted)):
             problem, sample = wanted[completion.request_id]
-            record = _record(problem, sample, prompts[problem.name], completion, completes=builder.completes)
+            prompt = asked[completion.request_id]
+            record = _record(problem, sample, prompt, completion, completes=builder.completes)
             files[problem.benchmark].append(record)
             verdicts.add(answer_of(record), problem)
             for correct in verdicts.settled():

@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from verl_ext.errors import ConfigError, UserError
 from verl_ext.evaluation.benchmarks import BENCHMARKS, CODE_BENCHMARKS
+from verl_ext.evaluation.config import DIRECT
 from verl_ext.evaluation.plots import draw_plots
 from verl_ext.evaluation.published import PublishedRow, published_rows
 from verl_ext.evaluation.run_identity import Run
@@ -193,6 +194,9 @@ def _notes(evaluated: Sequence[Evaluated], rows: Sequence[PublishedRow]) -> list
         identity = one.run.identity
         how = [f"prompt {identity['prompt_type']}", f"temperature {identity['temperature']:g}"]
         how += [f"top_p {identity['top_p']:g}", f"at most {identity['max_tokens']} tokens", f"seed {identity['seed']}"]
+        if identity.get("strategy", DIRECT) != DIRECT:
+            summariser = identity["summariser"] or "itself"
+            how += [f"strategy {identity['strategy']}, {identity['rounds']} rounds, summaries by {summariser}"]
         how += [f"engine {identity['engine']}", f"grader {one.grader}"]
         notes.append(f"**{one.name}**: {', '.join(how)}.")
         if not one.summary["complete"]:
