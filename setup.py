@@ -93,7 +93,7 @@ setup(
         "verl_ext.verl_contract": ["table.yaml"],
         "verl_ext.doctor": ["*.json"],
         "verl_ext.doctor.simulation": ["*.cpp"],
-        "verl_ext.evaluation": ["*.json"],
+        "verl_ext.evaluation": ["*.json", "judge_prompts/*.txt"],
     },
     python_requires=">=3.10,<3.13",
     install_requires=INSTALL_REQUIRES,

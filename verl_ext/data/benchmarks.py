@@ -40,6 +40,8 @@ class Benchmark:
     problems: int
     """Of the file that the papers' numbers come from."""
     aliases: tuple[str, ...] = ()
+    rubric_column: str = ""
+    """Where a row says how a proof is graded; empty for answers that a rule can compare."""
     states_tolerance: bool = False
     """Whether its rows say how far a number may be from the gold (column `error`)."""
 
@@ -74,6 +76,12 @@ def final_answer(row: Mapping[str, Any]) -> Gold:
     return texts if len(texts) > 1 else texts[0]
 
 
+def reference_solution(row: Mapping[str, Any]) -> Gold:
+    """Of a proof there is no answer to compare with; a solution to look at may be missing."""
+    value = row.get("solution")
+    return value if isinstance(value, str) else ""
+
+
 # The hub's columns, as far as its cards or public users of these repositories name them: aime_2024 (split train) and
 # MATH-500 have problem, solution, answer; aime25 problem, answer; amc23 question, answer, url; minervamath question,
 # answer; olympiadbench question, solution, final_answer (lists), 674 rows; gsm8k question, answer.
@@ -85,6 +93,24 @@ BENCHMARKS: dict[str, Benchmark] = {
     "minerva_math": Benchmark(hub_id="math-ai/minervamath", gold=boxed_solution, problems=272, aliases=("minerva",)),
     "olympiadbench": Benchmark(hub_id="math-ai/olympiadbench", gold=final_answer, problems=675, states_tolerance=True),
     "gsm8k": Benchmark(hub_id="openai/gsm8k", hub_name="main", gold=after_last_hashes, problems=1319),
+    # Graded by a judge; columns and numbers of problems as QED-Nano's repository reads them.
+    "imo_proofbench": Benchmark(
+        hub_id="lm-provers/IMOProofBench",
+        split="train",
+        gold=reference_solution,
+        problems=60,
+        rubric_column="grading_guidelines",
+    ),
+    "proofbench": Benchmark(
+        hub_id="lm-provers/ProofBench",
+        split="train",
+        gold=reference_solution,
+        problems=145,
+        rubric_column="grading_scheme",
+    ),
+    "imo_answerbench": Benchmark(
+        hub_id="lm-provers/IMOBench-FinalAnswer", split="train", gold=answer_text, problems=400
+    ),
 }
 ALIASES = {alias: name for name, benchmark in BENCHMARKS.items() for alias in benchmark.aliases}
 

@@ -10,6 +10,9 @@ QWEN_BOXED = "Please reason step by step, and put your final answer within \\box
 INSTRUCTIONS = {"dft": " " + DFT_BOXED, "qwen": "\n" + QWEN_BOXED, "none": ""}
 """By the name of the option `--instruction`: what is put behind the problem."""
 
+PROOF = "Generate a rigorous proof to the following question:\n\n"
+"""What QED-Nano puts before a problem whose answer is a proof."""
+
 _PROGRAM = "Please place the solution code in the following format:\n```python\n# Your solution code here\n```"
 _HEADER = "Solve the problem starting with the provided function header.\n\nFunction header:\n"
 

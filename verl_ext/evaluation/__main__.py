@@ -47,18 +47,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> None:
     config = _config(arguments)
-    _generate(arguments)
+    _generate(arguments, to_be_graded=True)
     _score(arguments)
     _report([config.output_dir, f"grader={config.grader}"])
 
 
-def _generate(arguments: Sequence[str]) -> None:
+def _generate(arguments: Sequence[str], *, to_be_graded: bool = False) -> None:
     from verl_ext.evaluation.generate import generate
     from verl_ext.run_folder import only_run_in
 
     config = _config(arguments)
     with only_run_in(config.output_dir, key="output_dir"):
-        generate(config)
+        generate(config, to_be_graded=to_be_graded)
 
 
 def _score(arguments: Sequence[str]) -> None:

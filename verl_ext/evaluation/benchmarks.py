@@ -42,12 +42,16 @@ from verl_ext.reward.code import store
 from verl_ext.reward.code.formats import READERS
 from verl_ext.reward.code.tests import MalformedTests, read_tests
 from verl_ext.reward.math.extraction import after_hashes, last_boxed
-from verl_ext.reward.sources import rule_for
+from verl_ext.reward.sources import SOURCES, rule_for
 
 CODE_BENCHMARKS: dict[str, int | None] = {HUMANEVAL: HUMANEVAL_PROBLEMS, LIVECODEBENCH: None}
 """Those whose answers are programs, and how many problems the published file has, where that is one number."""
 MAX_INLINE_CHARS = 2**15
 """Longer tests are kept in files of their own, and samples name them."""
+FINAL_ANSWERS = "imo_answerbench"
+"""Graded by a judge although there is an answer to compare with, as its authors do."""
+RUBRIC_COLUMNS = ("rubric", "rubrics", "grading_guidelines", "grading_scheme", "schema")
+REFERENCE_COLUMNS = ("reference", "reference_solution", "solution", "proof", "answer")
 ANSWER_COLUMNS = ("answer", "final_answer", "ground_truth", "gold", "target", "solution")
 
 
@@ -71,6 +75,8 @@ class Problem:
     """Of a program: the header with which it is to start."""
     completes: bool = False
     """Of a program: the question is its beginning."""
+    rubric: Any = None
+    """How an answer is graded that a judge grades: a text, or a list of entries."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """What results are also shown by: difficulty, month, platform."""
 
@@ -78,6 +84,16 @@ class Problem:
     def is_code(self) -> bool:
         """Whether the answer is a program."""
         return rule_for(self.data_source).extraction == "code"
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether a judge grades the answer."""
+        return rule_for(self.data_source).extraction == "judge"
+
+    @property
+    def asks_for_proof(self) -> bool:
+        """Whether the answer is a proof: one that a judge grades, but not by its final answer."""
+        return self.is_judged and self.data_source != FINAL_ANSWERS
 
     @property
     def name(self) -> str:
@@ -244,6 +260,8 @@ def fingerprint(problems: Iterable[Problem]) -> str:
     for problem in problems:
         digest.update(json.dumps([problem.question, problem.gold, list(problem.messages)]).encode())
         digest.update(problem.starter_code.encode())
+        if problem.rubric:
+            digest.update(json.dumps(problem.rubric, sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
 
@@ -254,9 +272,29 @@ def _problem(
         problem = _verl_problem(name, index, row)
         return problem if known is None else _of_benchmark(problem, known)
     question = question_of(row)
-    gold = known.gold(row) if known else _any_gold(row)
     source = name if known else data_source or row.get("data_source") or "math"
+    if rule_for(source).extraction == "judge":
+        return _judged_problem(name, index, question, row, known, source)
+    gold = known.gold(row) if known else _any_gold(row)
     return Problem(name, index, asked(question, gold, source), gold, source, tolerance=_tolerance(row))
+
+
+def _judged_problem(
+    name: str, index: int, question: str, row: Mapping[str, Any], known: Benchmark | None, source: str
+) -> Problem:
+    """A row that a judge grades: by a rubric, by a reference, or by both."""
+    if known:
+        gold, columns = known.gold(row), (known.rubric_column,) if known.rubric_column else ()
+    else:
+        column = next((column for column in REFERENCE_COLUMNS if row.get(column)), None)
+        gold, columns = text_of(row, column) if column else "", RUBRIC_COLUMNS
+    rubric = next((row[column] for column in columns if row.get(column)), None)
+    if columns and known and rubric is None:
+        raise UnusableRow(f"no rubric in column {known.rubric_column!r}")
+    if rubric is None and not gold:
+        looked = ", ".join((*RUBRIC_COLUMNS, *REFERENCE_COLUMNS))
+        raise UnusableRow(f"neither rubric nor reference (looked for the columns {looked}; it has: {', '.join(row)})")
+    return Problem(name, index, question, gold, source, rubric=rubric)
 
 
 def _verl_problem(name: str, index: int, row: Mapping[str, Any]) -> Problem:
@@ -269,15 +307,18 @@ def _verl_problem(name: str, index: int, row: Mapping[str, Any]) -> Problem:
         messages = text_messages(row["prompt"])
     except ConversationError as error:
         raise UnusableRow(f"column 'prompt': {error}") from error
+    extra, source = row.get("extra_info") or {}, row.get("data_source")
+    rubric = extra.get("rubric")
     gold = row["reward_model"].get("ground_truth")
     if gold is None or gold == "":
-        raise UnusableRow("no gold answer in reward_model.ground_truth")
-    if not isinstance(row.get("data_source"), str):
+        if not rubric or source not in SOURCES or rule_for(source).extraction != "judge":
+            raise UnusableRow("no gold answer in reward_model.ground_truth")
+        gold = ""
+    if not isinstance(source, str):
         raise UnusableRow("no data_source")
-    extra = row.get("extra_info") or {}
     question = extra.get("question") or messages[-1]["content"]
     gold = tuple(map(str, gold)) if isinstance(gold, list) else str(gold)
-    return Problem(name, index, question, gold, row["data_source"], tuple(messages), _tolerance(extra))
+    return Problem(name, index, question, gold, source, tuple(messages), _tolerance(extra), rubric=rubric)
 
 
 def _of_benchmark(problem: Problem, known: Benchmark) -> Problem:

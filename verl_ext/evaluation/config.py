@@ -23,9 +23,16 @@ from verl_ext.sandbox.pool import SANDBOXES
 from verl_ext.sandbox.remote import REMOTE
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
+DIRECT, REASONING_CACHE = STRATEGIES = ("direct", "reasoning_cache")
 ENGINES = ("vllm", "sglang", "openai", "transformers")
 DEFAULT_GRADER = "default"
 PAPER_BENCHMARKS = ("math500", "minerva_math", "olympiadbench", "aime24", "amc23")
+
+
+_OF_CHAINS = (
+    *("rounds", "summariser", "summariser_url", "summary_tokens"),
+    *("summary_temperature", "summary_top_p", "summary_top_k"),
+)
 
 
 def _key(default: Any, meaning: str = "") -> Any:
@@ -49,6 +56,15 @@ class EvaluationConfig:
     max_tokens: int = _key(4096, "most tokens of a response")
     fit_context: bool = _key(False, "a response may end where the model's context does, as in the published runs")
     seed: int = _key(0)
+    strategy: str = _key("direct", "direct, or reasoning_cache: reason, summarise, reason again from the summary")
+    rounds: int = _key(3, "reasoning_cache: how often the model reasons; the last time gives the answer")
+    summariser: str | None = _key(
+        None, "reasoning_cache: the summariser's name at an endpoint; null is the model itself"
+    )
+    summary_tokens: int = _key(2048, "reasoning_cache: most tokens of a summary")
+    summary_temperature: float = _key(0.7, "reasoning_cache: of summaries")
+    summary_top_p: float = _key(0.8, "reasoning_cache: of summaries")
+    summary_top_k: int = _key(20, "reasoning_cache: of summaries")
     engine: str = _key("vllm", f"one of {', '.join(ENGINES)}")
     dtype: str = _key("auto", f"of the weights: one of {', '.join(DTYPES)}")
 
@@ -70,6 +86,7 @@ class EvaluationConfig:
     extra_params: bool = _key(True, "openai: send top_k and others that vLLM and SGLang know and OpenAI refuses")
     request_timeout_s: float = _key(3600.0, "openai: for one response")
 
+    summariser_url: str | None = _key(None, "reasoning_cache: the summariser's endpoint; null is base_url")
     grader: str = _key("default", f"{DEFAULT_GRADER} (each source's own choices), {', '.join(POLICIES)}")
     grader_workers: int = _key(0, "processes; 0: as many as there are cores, 8 at most")
     grader_timeout_s: float = _key(5.0, "for one answer")
@@ -80,6 +97,11 @@ class EvaluationConfig:
     code_comparison: str = _key("lcb", f"programs: of standard output, one of {', '.join(COMPARISONS)}")
     code_sandbox: str = _key("auto", f"programs: the isolation, one of {', '.join(SANDBOXES)}")
     code_url: str | None = _key(None, f"programs: with code_sandbox={REMOTE}, the service without /run_code")
+    judge: str | None = _key(
+        None, "proofs: a YAML file of the judge's keys (docs/rewards.md), base_url and model among them"
+    )
+    judge_base_url: str | None = _key(None, "proofs: the judge's endpoint, in place of the file's")
+    judge_model: str | None = _key(None, "proofs: the judge's name there, in place of the file's")
     after_think: bool = _key(False, "grade only what follows the last </think>")
     rm_scores: str | None = _key(None, "JSON lines with benchmark, problem, sample, score of a reward model, for rm@k")
 
@@ -103,6 +125,19 @@ class EvaluationConfig:
         require(self.grader in (DEFAULT_GRADER, *POLICIES), "grader", f"one of {DEFAULT_GRADER}, {', '.join(POLICIES)}")
         require(self.grader_workers >= 0, "grader_workers", "0 or more")
         require(self.grader_timeout_s > 0, "grader_timeout_s", "a positive number of seconds")
+        require(self.strategy in STRATEGIES, "strategy", f"one of {', '.join(STRATEGIES)}")
+        if self.strategy == REASONING_CACHE:
+            require(self.rounds >= 1, "rounds", "1 or more")
+            require(self.summary_tokens >= 1, "summary_tokens", "1 or more")
+            require(self.summary_temperature >= 0, "summary_temperature", "0 or more")
+            self.summary_sampling(seed=0, stop_token_ids=())
+        else:
+            for each in fields(self):
+                if each.name in _OF_CHAINS and getattr(self, each.name) != each.default:
+                    require(False, each.name, f"nothing without strategy={REASONING_CACHE}")
+        url = self.summariser_url
+        require(url is None or self.summariser is not None, "summariser_url", "nothing without a summariser")
+        require(url is None or url.startswith(("http://", "https://")), "summariser_url", "http://... or https://...")
         check_names(self.evaluating_scorers)
         self.code_options  # noqa: B018 - refuses what cannot work
         self.sampling(seed=0, stop_token_ids=())
@@ -131,6 +166,17 @@ class EvaluationConfig:
             top_p=self.top_p,
             top_k=self.top_k,
             repetition_penalty=self.repetition_penalty,
+            stop_token_ids=tuple(stop_token_ids),
+            seed=seed,
+        )
+
+    def summary_sampling(self, *, seed: int, stop_token_ids: Sequence[int]) -> SamplingParams:
+        """The sampling parameters of one summary."""
+        return SamplingParams(
+            max_tokens=self.summary_tokens,
+            temperature=self.summary_temperature,
+            top_p=self.summary_top_p,
+            top_k=self.summary_top_k,
             stop_token_ids=tuple(stop_token_ids),
             seed=seed,
         )

@@ -23,11 +23,13 @@ from verl_ext.evaluation.benchmarks import (
     load_problems,
 )
 from verl_ext.evaluation.checkpoints import model_folder_of
-from verl_ext.evaluation.config import EvaluationConfig
+from verl_ext.evaluation.config import REASONING_CACHE, EvaluationConfig
 from verl_ext.evaluation.engines import Completion, Request, make_engine
 from verl_ext.evaluation.grading import answer_of, grader_pool, submit_grade
+from verl_ext.evaluation.judging import check_judges
 from verl_ext.evaluation.progress import Progress
 from verl_ext.evaluation.prompts import Prompt, PromptBuilder
+from verl_ext.evaluation.reasoning_cache import Chains, longest_request
 from verl_ext.evaluation.run_identity import Run, require_same_run, run_of
 from verl_ext.evaluation.store import Lines, key_of, samples_file
 from verl_ext.model_folder import read_hf_config
@@ -43,8 +45,12 @@ SEED_LIMIT = 2**31
 """Servers of other makes take no larger seed."""
 
 
-def generate(config: EvaluationConfig) -> Run:
+def generate(config: EvaluationConfig, *, to_be_graded: bool = False) -> Run:
     """Generate what is missing of a run; returns what it is, complete.
+
+    Args:
+        config: of the evaluation.
+        to_be_graded: whether the step `score` comes next with the same keys, so that a judge has to be there.
 
     Raises:
         UserError: the input cannot work, or the folder holds another run.
@@ -54,6 +60,9 @@ def generate(config: EvaluationConfig) -> Run:
         transformers_logging.disable_progress_bar()
     sources = canonical_names(config.benchmarks)
     problems = {name: _load(name, source, config) for name, source in sources.items()}
+    if to_be_graded:
+        for loaded in problems.values():
+            check_judges(config, loaded)
     model_path = model_folder_of(config.model, Path(config.output_dir)) if config.engine != "openai" else config.model
     run = run_of(
         config,
@@ -75,6 +84,8 @@ def generate(config: EvaluationConfig) -> Run:
     prompts = {problem.name: builder.build(problem) for loaded in problems.values() for problem in loaded}
     context = _context_length(config, model_path)
     _require_room(prompts, config, context)
+    if config.strategy == REASONING_CACHE:
+        longest_request(config, builder, (problem for loaded in problems.values() for problem in loaded), context)
     run.write(output_dir)
     _generate_missing(config, model_path, builder, problems, prompts, context)
     return run
@@ -194,16 +205,25 @@ def _generate_missing(
                     verdicts.add(answer_of(record), found[0])
         if not wanted:
             return
+        longest = max(len(prompts[problem.name].token_ids or ()) for problem, _ in wanted.values()) + config.max_tokens
+        longest = longest if context is None else min(longest, context)
+        asked = {chain: prompts[problem.name] for chain, (problem, _) in wanted.items()}
+        if config.strategy == REASONING_CACHE:
+            longest = longest_request(config, builder, (problem for problem, _ in wanted.values()), context) or longest
+        engine = stack.enter_context(closing(make_engine(config, model_path, builder, longest)))
+        if config.strategy == REASONING_CACHE:
+            chains = Chains(config, builder, wanted, context)
+            chains.complete(engine)
+            asked = {chain: chains.prompt(chain) for chain in wanted}
         requests = [
-            _request(request_id, config, builder, prompts[problem.name], problem, sample, context)
+            _request(request_id, config, builder, asked[request_id], problem, sample, context)
             for request_id, (problem, sample) in wanted.items()
         ]
-        longest = max(len(request.prompt.token_ids or ()) + request.params.max_tokens for request in requests)
-        engine = stack.enter_context(closing(make_engine(config, model_path, builder, longest)))
         progress = stack.enter_context(Progress("generate", total, total - len(wanted)))
         for completion in _checked(engine.generate(requests), len(wanted)):
             problem, sample = wanted[completion.request_id]
-            record = _record(problem, sample, prompts[problem.name], completion, completes=builder.completes)
+            prompt = asked[completion.request_id]
+            record = _record(problem, sample, prompt, completion, completes=builder.completes)
             files[problem.benchmark].append(record)
             verdicts.add(answer_of(record), problem)
             for correct in verdicts.settled():
@@ -240,9 +260,11 @@ def _checked(completions: Iterator[Completion], expected: int) -> Iterator[Compl
 def _record(
     problem: Problem, sample: int, prompt: Prompt, completion: Completion, *, completes: bool
 ) -> dict[str, Any]:
-    of_code = {"tags": dict(problem.tags), "completes": completes} if problem.is_code else {}
+    more = {"tags": dict(problem.tags), "completes": completes} if problem.is_code else {}
+    if problem.is_judged:
+        more["rubric"] = problem.rubric
     return {
-        **of_code,
+        **more,
         "problem": problem.index,
         "sample": sample,
         "question": problem.question,
@@ -266,6 +288,8 @@ class RunningVerdicts:
         self._settled: deque[bool] = deque()  # filled from the pool's threads
 
     def add(self, response: str, problem: Problem) -> None:
+        if problem.is_judged:  # one request more for each answer, for a number that is only shown
+            return
         future = submit_grade(
             self._pool, self._config, response, problem.gold, problem.data_source, tolerance=problem.tolerance
         )

@@ -7,11 +7,12 @@ PROMPT_TEMPLATES, MIT), character for character, blanks at the ends removed as t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from verl_ext.data.conversation import ConversationRenderer
+from verl_ext.data.instructions import PROOF
 from verl_ext.data.instructions import QWEN_BOXED as BOXED
 from verl_ext.data.messages import ConversationError, text_messages
 from verl_ext.errors import ConfigError, DataError, nearest
@@ -119,7 +120,7 @@ class PromptOptions:
     """A system message of one's own, which may be empty; None leaves it to the template."""
     instruction: str = "\n" + BOXED
     """Put behind a problem; not behind a prompt that the data brings itself. For programs, this default is AceReason's
-    instruction instead."""
+    instruction instead, and for proofs QED-Nano's, which stands before the problem."""
     thinking: bool | None = None
     """Handed to the template as `enable_thinking`; None leaves it to the template."""
 
@@ -167,8 +168,12 @@ class PromptBuilder:
                 "thinking", given=self.options.thinking, expected="null: the chat template has no such switch"
             )
 
-    def build(self, problem: Problem) -> Prompt:
+    def build(self, problem: Problem, *, around: Callable[[str], str] | None = None) -> Prompt:
         """The prompt of a problem.
+
+        Args:
+            problem: what is asked.
+            around: puts more around what the user says; None for nothing.
 
         Raises:
             DataError: the chat template refuses the problem's own messages.
@@ -176,22 +181,37 @@ class PromptBuilder:
         self._require_fit(problem)
         code_type = CODE_PROMPT_TYPES.get(self.options.prompt_type)
         if code_type is not None and code_type.system is None:
-            text = code_type.before + code_type.question(problem) + code_type.after
+            question = code_type.question(problem)
+            text = code_type.before + (around(question) if around else question) + code_type.after
             return Prompt(text, self._read(text, add_special_tokens=True))
         if self.options.prompt_type in PROMPT_TYPES:
-            text = PROMPT_TYPES[self.options.prompt_type].text(problem.question)
+            question = around(problem.question) if around else problem.question
+            text = PROMPT_TYPES[self.options.prompt_type].text(question)
             return Prompt(text, self._read(text, add_special_tokens=True))
         try:
             messages = self._messages(problem)
         except ConversationError as error:
             raise DataError(f"{problem.name}: {error}") from error
+        if around:
+            last = messages[-1]
+            messages = [*messages[:-1], {**last, "content": around(last["content"])}]
+        return self._chat(messages, problem.name)
+
+    def build_text(self, content: str) -> Prompt:
+        """The prompt of a user's message that is no problem, without an instruction."""
+        if self.options.prompt_type in PROMPT_TYPES:
+            text = PROMPT_TYPES[self.options.prompt_type].text(content)
+            return Prompt(text, self._read(text, add_special_tokens=True))
+        return self._chat([{"role": "user", "content": content}], "a summary's prompt")
+
+    def _chat(self, messages: Sequence[Mapping[str, str]], name: str) -> Prompt:
         if self.tokenizer is None:
             text = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
             return Prompt(text, None, tuple(messages))
         try:
             text = ConversationRenderer(self.tokenizer, self.template_arguments()).prompt(messages)
         except ConversationError as error:
-            raise DataError(f"{problem.name}: {error}") from error
+            raise DataError(f"{name}: {error}") from error
         return Prompt(text, self._read(text, add_special_tokens=False), tuple(messages))
 
     @property
@@ -230,6 +250,8 @@ class PromptBuilder:
         content = problem.question + self.options.instruction
         if problem.is_code and self.options.instruction == PromptOptions.instruction:
             content = acereason_question(problem)
+        if problem.asks_for_proof and self.options.instruction == PromptOptions.instruction:
+            content = PROOF + problem.question
         asked = {"role": "user", "content": content}
         messages = text_messages(problem.messages or [asked])
         if self.options.system_prompt is None:

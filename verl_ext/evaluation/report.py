@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from verl_ext.errors import ConfigError, UserError
 from verl_ext.evaluation.benchmarks import BENCHMARKS, CODE_BENCHMARKS
+from verl_ext.evaluation.config import DIRECT
 from verl_ext.evaluation.plots import draw_plots
 from verl_ext.evaluation.published import PublishedRow, published_rows
 from verl_ext.evaluation.run_identity import Run
@@ -45,6 +46,7 @@ def report(folders: Sequence[str], *, output: str | None = None, papers: str = "
         accuracy_table(evaluated, rows, benchmarks),
         "## Details",
         details_table(evaluated, benchmarks),
+        *judged_table(evaluated, benchmarks),
         *programs_tables(evaluated, benchmarks),
         *_notes(evaluated, rows),
         *(f"![{title}](plots/{path.name})" for title, path in plots.items()),
@@ -100,6 +102,24 @@ def details_table(evaluated: Sequence[Evaluated], benchmarks: Sequence[str]) -> 
         table = [[*row[:7], *row[9:]] for row in table]
         headers = [*headers[:7], *headers[9:]]
     return _markdown(table, headers, text_columns=2)
+
+
+def judged_table(evaluated: Sequence[Evaluated], benchmarks: Sequence[str]) -> list[str]:
+    """Of answers that a judge graded: their mean score, and by whom; empty without any."""
+    rows = []
+    for one in evaluated:
+        for name in benchmarks:
+            numbers = one.benchmarks.get(name, {})
+            if "mean_score" in numbers:
+                judge, missing = numbers["judge"], numbers["samples_asked"] - numbers["samples"]
+                rows.append([one.name, name, judge, numbers["k"], _percent(numbers["mean_score"]), missing])
+    if not rows:
+        return []
+    headers = ["model", "benchmark", "judge", "k", "mean score, %", "answers without a verdict"]
+    parts = ["## Graded by a judge", _markdown(rows, headers, text_columns=3)]
+    if len({row[2] for row in rows}) > 1:
+        parts.append("Scores of different judges are not comparable.")
+    return parts
 
 
 def programs_tables(evaluated: Sequence[Evaluated], benchmarks: Sequence[str]) -> list[str]:
@@ -174,6 +194,9 @@ def _notes(evaluated: Sequence[Evaluated], rows: Sequence[PublishedRow]) -> list
         identity = one.run.identity
         how = [f"prompt {identity['prompt_type']}", f"temperature {identity['temperature']:g}"]
         how += [f"top_p {identity['top_p']:g}", f"at most {identity['max_tokens']} tokens", f"seed {identity['seed']}"]
+        if identity.get("strategy", DIRECT) != DIRECT:
+            summariser = identity["summariser"] or "itself"
+            how += [f"strategy {identity['strategy']}, {identity['rounds']} rounds, summaries by {summariser}"]
         how += [f"engine {identity['engine']}", f"grader {one.grader}"]
         notes.append(f"**{one.name}**: {', '.join(how)}.")
         if not one.summary["complete"]:

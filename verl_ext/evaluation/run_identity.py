@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def require_same_run(asked: Run, output_dir: Path) -> None:
     differences = [
         f"{name} is {found.identity.get(name)!r} there and {value!r} here"
         for name, value in asked.identity.items()
-        if found.identity.get(name) != value and not _moved(name, asked, found)
+        if found.identity.get(name, _default(name)) != value and not _moved(name, asked, found)
     ]
     for name, benchmark in asked.benchmarks.items():
         before = found.benchmarks.get(name)
@@ -89,6 +89,11 @@ def require_same_run(asked: Run, output_dir: Path) -> None:
             )
     if differences:
         raise UserError(f"output_dir: {output_dir} holds another run: {'; '.join(differences)}; choose another folder")
+
+
+def _default(name: str) -> Any:
+    """Of a key that the folder does not know, because it was made before the key was."""
+    return next((each.default for each in fields(EvaluationConfig) if each.name == name), None)
 
 
 def _moved(name: str, asked: Run, found: Run) -> bool:

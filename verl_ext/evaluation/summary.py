@@ -19,8 +19,9 @@ from verl_ext.data.reading import iterate_rows, require_files
 from verl_ext.errors import DataError, UserError
 from verl_ext.evaluation.config import EvaluationConfig
 from verl_ext.evaluation.grading import policy_for
+from verl_ext.evaluation.judging import judge_config
 from verl_ext.evaluation.run_identity import Run
-from verl_ext.evaluation.store import Lines, graded_file, read_json, write_json
+from verl_ext.evaluation.store import Lines, graded_file, read_json, samples_file, write_json
 from verl_ext.evaluation.voting import answer_groups
 from verl_ext.reward.accuracy import (
     avg_at_k,
@@ -80,7 +81,11 @@ def summarise(config: EvaluationConfig, run: Run, pool: GraderPool) -> dict[str,
     benchmarks = {name: _of_benchmark(name, config, run, pool, scores) for name in run.benchmarks}
     present = {name: numbers for name, numbers in benchmarks.items() if numbers["samples"]}
     if not present:
-        raise UserError(f"{config.output_dir}: no sample has been generated")
+        generated = any(
+            next(Lines(samples_file(Path(config.output_dir), name)).read(), None) for name in run.benchmarks
+        )
+        lacking = "has a verdict yet" if generated else "has been generated"
+        raise UserError(f"{config.output_dir}: no sample {lacking}")
     return {
         "benchmarks": benchmarks,
         "average": _average(list(present.values())),
@@ -141,10 +146,12 @@ def _of_benchmark(
         return numbers
     correct = [[record["correct"] for record in samples] for samples in problems]
     fewest = min(map(len, correct))
-    is_code = rule_for(records[0]["data_source"]).extraction == "code"
-    groups = [  # no vote among programs: two that do the same are not the same text
+    extraction = rule_for(records[0]["data_source"]).extraction
+    is_code, is_judged = extraction == "code", extraction == "judge"
+    votes = not (is_code or is_judged)
+    groups = [  # no vote among programs and proofs: two that do the same are not the same text
         [None] * len(samples)
-        if is_code
+        if not votes
         else answer_groups(
             [record["prediction"] for record in samples],
             [record["correct"] for record in samples],
@@ -160,7 +167,7 @@ def _of_benchmark(
         avg=asdict(Estimate.of(avg_at_k(correct))),
         **{"pass": {str(k): asdict(Estimate.of(pass_at_k(correct, k))) for k in powers_up_to(fewest)}},
         maj={}
-        if is_code
+        if not votes
         else {str(k): asdict(Estimate.of(maj_at_k(correct, groups, k))) for k in powers_up_to(fewest)},
         mean_tokens=float(lengths.mean()),
         mean_tokens_right=_mean(lengths, records, True),
@@ -169,6 +176,10 @@ def _of_benchmark(
         no_answer=statuses["no_answer"] / len(records),
         without_verdict=sum(statuses[status] for status in GRADER_FAILURES) / len(records),
     )
+    if is_judged:
+        shares = np.array([np.mean([record["share"] for record in samples]) for samples in problems])
+        numbers["mean_score"] = asdict(Estimate.of(shares))
+        numbers["judge"] = judge_config(config, records[0]["data_source"]).model
     if is_code:
         wrong = Counter(record["detail"] for record in records if record["status"] == "ok" and not record["correct"])
         numbers["details"] = {detail: count / len(records) for detail, count in sorted(wrong.items())}

@@ -75,7 +75,9 @@ SOURCES: dict[str, SourceRule] = {
          "aime_2025_dapo_boxed"),
         _STRICT_BOX,
     ),
-    **dict.fromkeys(("proof", "math_proof", "lm-provers/FineProofs-SFT"), _JUDGE),
+    **dict.fromkeys(
+        ("proof", "math_proof", "lm-provers/FineProofs-SFT", "imo_proofbench", "proofbench", "imo_answerbench"), _JUDGE
+    ),
     **dict.fromkeys(
         (
             "code", "taco", "apps", "codeforces", "codecontests", "livecodebench", "kodcode", "humaneval", "mbpp",

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-_START_S = 10.0
+_START_S = 30.0
 _NOTHING_SHARED = (
     "--unshare-all",
     "--unshare-user",
