@@ -65,6 +65,7 @@ def _draw(curves: dict[str, list[tuple[int, float]]], borders: Sequence[tuple[in
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     figure, axes = plt.subplots(figsize=(9.0, 4.2), layout="constrained")
     for name, points in sorted(curves.items()):
@@ -73,10 +74,11 @@ def _draw(curves: dict[str, list[tuple[int, float]]], borders: Sequence[tuple[in
     for position, name in borders:
         axes.axvline(position, color="#999999", linewidth=0.8, linestyle=":")
         axes.annotate(
-            name, (position, 1.0), xycoords=("data", "axes fraction"), xytext=(3, -4), textcoords="offset points",
-            rotation=90, va="top", fontsize=8, color="#555555",
+            name, (position, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
+            rotation=30, fontsize=8, color="#555555", annotation_clip=False,
         )  # fmt: skip
     axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step, over all stages")
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=130)
